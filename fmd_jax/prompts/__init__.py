@@ -1,0 +1,9 @@
+"""What each role is told: versioned templates, rendered to chat messages.
+
+Texts that another model wrote (questions, answers) are JSON-quoted in a judge's
+prompt: they are data there, never instructions.
+"""
+
+from fmd_jax.prompts.templates import ROLES, render, version
+
+__all__ = ["ROLES", "render", "version"]
