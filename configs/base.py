@@ -1,0 +1,81 @@
+"""Every key, with its default and what it means; other configs change some of them.
+
+`--config.key=value` on the command line changes one. `config.json` in a workdir holds
+the result. This module knows nothing of fmd_jax.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+  c = ml_collections.ConfigDict()
+  c.seed = 0  # of everything random
+  # Methods to run one after another in one workdir.
+  c.methods = ("zero_shot", "grpo")
+  c.steps = 1000  # update steps; zero_shot asks as many questions, without updates
+  c.images_per_step = 16  # B
+  c.group_size = 8  # G: responses per image
+  c.questions_per_image = 2  # K: questions per response
+
+  c.data = ml_collections.ConfigDict()
+  # testbed://?split=train&size=256&seed=0, or folder:///path?limit=1000
+  c.data.train = "testbed://?split=train&size=256"
+  # Images that training never sees, for the final policy.
+  c.data.heldout = "testbed://?split=heldout&size=64"
+  c.data.heldout_responses = 8  # responses per held-out image
+
+  # Models, each named by one string: hf:///folder, grpc://host:port/role, oracle://,
+  # scripted:///file.py:function; hf://testbed/… is a checkpoint of this package.
+  c.roles = ml_collections.ConfigDict()
+  c.roles.questioner = "hf://testbed/questioner"  # trained; must be a folder
+  c.roles.answerer = "hf://testbed/answerer"  # the model whose failures are sought
+  c.roles.verifier = "oracle://"  # judges while training: makes the reward
+  c.roles.evaluator = "oracle://"  # judges afterwards: makes the numbers
+  c.roles.embedder = "minilm://"  # sentence embeddings
+
+  c.answerer = ml_collections.ConfigDict()
+  c.answerer.max_tokens = 32  # longest answer
+  c.judge = ml_collections.ConfigDict()
+  c.judge.max_tokens = 2048  # longest verdict, reasoning included
+  c.judge.retries = 1  # of a verdict that does not parse; then the row is unscored
+
+  c.sampling = ml_collections.ConfigDict()
+  c.sampling.max_new_tokens = 256  # longest response
+  c.sampling.temperature = 1.0  # GRPO needs 1: it trains what it samples
+
+  c.reward = ml_collections.ConfigDict()
+  c.reward.terms = ("semantic", "lexical", "penalty")  # of eq. 5
+  c.reward.lambda_scale = 0.5  # keeps Delta within [0, 1]
+  c.reward.lambda_penalty = 1.0
+  c.reward.prefix_length = 2  # L: words of a question's prefix
+  c.reward.lexical = "paper"  # 1 / (1 + count); "relative": by share
+  c.reward.aggregate = "mean"  # of the slots of a response
+
+  c.advantage = ml_collections.ConfigDict()
+  c.advantage.std_floor = 0.0  # least std to divide by; 0 is the paper
+
+  c.grpo = ml_collections.ConfigDict()
+  c.grpo.clip = 0.2  # epsilon of eq. 1
+  c.grpo.beta = 0.01  # weight of the KL to the frozen reference
+  c.grpo.microbatches = 1  # gradient accumulation: parts of a step
+
+  c.optimizer = ml_collections.ConfigDict()
+  c.optimizer.learning_rate = 1e-6
+  c.optimizer.b1 = 0.9
+  c.optimizer.b2 = 0.95
+  c.optimizer.eps = 1e-8
+  c.optimizer.weight_decay = 0.0
+  c.optimizer.warmup_steps = 10
+  c.optimizer.max_grad_norm = 1.0
+  c.optimizer.frozen = ("visual",)  # name prefixes of parameters left alone
+
+  c.checkpoint = ml_collections.ConfigDict()
+  c.checkpoint.every = 50  # steps
+  c.checkpoint.keep = 2
+
+  c.sidecar = ml_collections.ConfigDict()
+  # host:port of a running one; "" starts one on this machine for the run.
+  c.sidecar.address = ""
+  c.sidecar.threads = 0  # of torch; 0 = all cores
+  c.sidecar.deadline = 600.0  # seconds to wait for one that does not answer
+  return c

@@ -1,0 +1,20 @@
+"""Question: what does the testbed's tiny answerer get wrong?
+
+    bash launch/quickstart.sh
+
+Zero Shot and GRPO with the paper's eq. 5, on the embedded world: no GPU, no account, no
+download. About 5 minutes on 2 cores.
+"""
+
+from configs import base
+
+
+def get_config():
+  c = base.get_config()
+  c.steps = 150
+  c.images_per_step = 12
+  c.sampling.max_new_tokens = 64
+  c.answerer.max_tokens = 6
+  c.grpo.beta = 0.1  # tiny models drift faster
+  c.optimizer.learning_rate = 2e-4
+  return c

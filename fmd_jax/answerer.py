@@ -1,0 +1,59 @@
+"""The answerer: the target model, whose failures the project looks for."""
+
+from collections.abc import Sequence
+
+from fmd_jax import prompts
+from fmd_jax.inference import Generator, Reply, Request, identity
+from fmd_jax.types import Answer, ImageExample, Question
+
+
+def ask(
+  generator: Generator,
+  pairs: Sequence[tuple[ImageExample, Question]],
+  *,
+  max_tokens: int = 32,
+  temperature: float = 0.0,
+  seed: int = 0,
+) -> list[Answer]:
+  """Asks the target model.
+
+  Args:
+    generator: the target model.
+    pairs: image and question, N of them. An unparsed question is not asked.
+    max_tokens: the longest answer, reasoning included.
+    temperature: 0 is greedy.
+    seed: of the sampling.
+
+  Returns:
+    N answers, in order: status "ok", "unparsed" (the question was) or "unscored"
+    (the model failed; `error` says how).
+  """
+  model = identity(generator)
+  asked = [i for i, (_, question) in enumerate(pairs) if question.status == "ok"]
+  requests = []
+  for i in asked:
+    example, question = pairs[i]
+    requests.append(
+      Request(
+        messages=prompts.render("answerer", question=question.text),
+        images=(example.png,),
+        fields={"question": question.text},
+        max_tokens=max_tokens,
+        temperature=temperature,
+        seed=seed,
+      )
+    )
+  answers = [Answer("", model, status="unparsed") for _ in pairs]
+  if requests:
+    for i, reply in zip(asked, generator.generate(requests), strict=True):
+      answers[i] = _answer(reply, model)
+  return answers
+
+
+def _answer(reply: Reply, model: str) -> Answer:
+  if reply.error:
+    return Answer("", model, status="unscored", error=reply.error)
+  _, thought, after = reply.text.rpartition("</think>")
+  if not thought and "<think>" in reply.text:
+    return Answer("", model, status="unscored", error="the reasoning does not end")
+  return Answer(after.strip(), model)

@@ -1,0 +1,37 @@
+"""How one asks another model for text, or for embeddings.
+
+A model is named by one string (see `specs`); `resolve` turns it into something
+with `generate`, in this process or behind a sidecar: the caller cannot tell.
+"""
+
+from fmd_jax.inference.protocol import (
+  Embedder,
+  Generator,
+  InferenceError,
+  Reply,
+  Request,
+  SpecError,
+  identity,
+)
+from fmd_jax.inference.specs import (
+  is_remote,
+  load_engine,
+  needs_sidecar,
+  resolve,
+  resolve_embedder,
+)
+
+__all__ = [
+  "Embedder",
+  "Generator",
+  "InferenceError",
+  "Reply",
+  "Request",
+  "SpecError",
+  "identity",
+  "is_remote",
+  "load_engine",
+  "needs_sidecar",
+  "resolve",
+  "resolve_embedder",
+]

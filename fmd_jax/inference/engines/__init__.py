@@ -1,0 +1,1 @@
+"""Engines: each file asks one kind of model, its packages imported when used."""

@@ -1,0 +1,206 @@
+"""Model specs: one string names one model.
+
+grpc://host:port/role       a role of a running sidecar
+hf:///path or hf:///org/id  a Hugging Face checkpoint, by transformers on torch;
+                            ?threads= &batch= &device= &dtype=
+hf://testbed/answerer       the same, a checkpoint of this package's testbed
+oracle://                   the exact judge of the testbed's world
+scripted://file.py:function a Python function, or a JSON file of replies
+minilm://                   the embedder all-MiniLM-L6-v2; ?threads=
+"""
+
+import importlib.util
+import pathlib
+import urllib.parse
+from collections.abc import Callable
+from typing import Any
+
+from fmd_jax.inference.protocol import Embedder, Generator, SpecError
+
+_LATER = ("vllm", "openai", "gemini")
+
+
+def resolve(
+  spec: str,
+  *,
+  deadline: float = 600.0,
+  while_waiting: Callable[[], None] | None = None,
+) -> Generator:
+  """Turns a model spec into a Generator.
+
+  Args:
+    spec: see the module's docstring.
+    deadline: seconds that one call to a sidecar may take, waiting for a sidecar
+      that does not answer included.
+    while_waiting: called now and then while a sidecar does not answer; what it
+      raises ends the wait (`sidecar.process.Sidecar.check` fits).
+
+  Raises:
+    SpecError: the spec names nothing that generates text.
+  """
+  scheme, rest, query = split(spec)
+  if scheme == "grpc":
+    from fmd_jax.inference import client
+
+    address, role = _address(spec, rest, query)
+    connection = client.Connection(
+      address, deadline=deadline, while_waiting=while_waiting
+    )
+    return client.RemoteGenerator(connection, role)
+  engine = load_engine(spec)
+  if not hasattr(engine, "generate"):
+    raise SpecError(f"{spec!r} embeds, it does not generate text")
+  return engine
+
+
+def resolve_embedder(
+  spec: str,
+  *,
+  deadline: float = 600.0,
+  while_waiting: Callable[[], None] | None = None,
+) -> Embedder:
+  """Turns a model spec into an Embedder; arguments and errors as in `resolve`."""
+  scheme, rest, query = split(spec)
+  if scheme == "grpc":
+    from fmd_jax.inference import client
+
+    address, role = _address(spec, rest, query)
+    connection = client.Connection(
+      address, deadline=deadline, while_waiting=while_waiting
+    )
+    return client.RemoteEmbedder(connection, role)
+  engine = load_engine(spec)
+  if not hasattr(engine, "embed"):
+    raise SpecError(f"{spec!r} does not embed; one that does is minilm://")
+  return engine
+
+
+def needs_sidecar(spec: str) -> bool:
+  """Whether a spec's engine must not live in a process that runs jax."""
+  return split(spec)[0] in ("hf", "minilm", "vllm")
+
+
+def is_remote(spec: str) -> bool:
+  """Whether a spec names a sidecar that runs already."""
+  return split(spec)[0] == "grpc"
+
+
+def load_engine(spec: str) -> Any:
+  """Loads the engine of a spec in this process.
+
+  Returns:
+    A Generator, an Embedder, or (scripted) both.
+
+  Raises:
+    SpecError: an unknown scheme, an unknown option, a path that is not there.
+  """
+  scheme, rest, query = split(spec)
+  if scheme in _LATER:
+    raise SpecError(
+      f"{spec!r}: {scheme}:// is not available yet; available now: "
+      + ", ".join(f"{name}://" for name in ("grpc", *_ENGINES))
+    )
+  if scheme not in _ENGINES:
+    raise SpecError(
+      f"{spec!r}: no engine {scheme!r}; one of "
+      + ", ".join(f"{name}://" for name in ("grpc", *_ENGINES))
+    )
+  return _ENGINES[scheme](spec, rest, query)
+
+
+def split(spec: str) -> tuple[str, str, dict[str, str]]:
+  """Splits `scheme://rest?key=value` into its three parts."""
+  scheme, found, rest = spec.partition("://")
+  if not found or not scheme:
+    raise SpecError(f"{spec!r} is not a model spec: it has no scheme like hf://")
+  rest, _, query = rest.partition("?")
+  return scheme, rest, dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
+
+
+def _address(spec: str, rest: str, query: dict[str, str]) -> tuple[str, str]:
+  _known(spec, query, ())
+  address, _, role = rest.partition("/")
+  host, _, port = address.rpartition(":")
+  if not host or not port.isdecimal() or not role or "/" in role:
+    raise SpecError(f"{spec!r} is not grpc://host:port/role")
+  return address, role
+
+
+def _known(spec: str, query: dict[str, str], names: tuple[str, ...]) -> None:
+  for key in query:
+    if key not in names:
+      known = f"; it has {', '.join(names)}" if names else ""
+      raise SpecError(f"{spec!r}: no option {key!r}{known}")
+
+
+def _whole(spec: str, query: dict[str, str], key: str) -> int | None:
+  if key not in query:
+    return None
+  if not query[key].isdecimal() or int(query[key]) < 1:
+    raise SpecError(f"{spec!r}: {key} must be a whole number from 1")
+  return int(query[key])
+
+
+def _hf(spec: str, rest: str, query: dict[str, str]) -> Generator:
+  from fmd_jax.inference.engines import hf
+
+  _known(spec, query, ("threads", "batch", "device", "dtype"))
+  options: dict[str, Any] = {
+    "threads": _whole(spec, query, "threads"),
+    "batch": _whole(spec, query, "batch") or hf.BATCH,
+    "device": query.pop("device", None),
+    "dtype": query.pop("dtype", "float32"),
+  }
+  if options["dtype"] not in ("float32", "bfloat16", "float16"):
+    raise SpecError(f"{spec!r}: dtype is one of float32, bfloat16, float16")
+  if rest.startswith("testbed/"):
+    package = importlib.util.find_spec("fmd_jax").submodule_search_locations[0]
+    folder = pathlib.Path(package) / "testbed" / "assets" / rest[len("testbed/") :]
+    if not folder.is_dir():
+      raise SpecError(f"{spec!r}: the testbed has no checkpoint {folder.name!r}")
+    return hf.HFEngine(str(folder), name=rest, **options)
+  if not rest.startswith("/") or rest == "/":
+    raise SpecError(
+      f"{spec!r}: hf:// takes an absolute path (hf:///path), a hub id "
+      "(hf:///org/name) or hf://testbed/answerer"
+    )
+  if pathlib.Path(rest).is_dir():
+    return hf.HFEngine(rest, name=pathlib.Path(rest).name, **options)
+  hub_id = rest.strip("/")
+  if hub_id.count("/") != 1:
+    raise SpecError(f"{spec!r}: there is no folder {rest}")
+  return hf.HFEngine(hub_id, name=hub_id, **options)
+
+
+def _oracle(spec: str, rest: str, query: dict[str, str]) -> Generator:
+  from fmd_jax.inference.engines import oracle
+
+  if rest or query:
+    raise SpecError(
+      f"{spec!r}: an oracle with a planted error is not available yet; only oracle://"
+    )
+  return oracle.OracleEngine()
+
+
+def _scripted(spec: str, rest: str, query: dict[str, str]) -> Any:
+  from fmd_jax.inference.engines import scripted
+
+  _known(spec, query, ())
+  return scripted.load(rest)
+
+
+def _minilm(spec: str, rest: str, query: dict[str, str]) -> Embedder:
+  from fmd_jax.inference.engines import minilm
+
+  _known(spec, query, ("threads",))
+  if rest:
+    raise SpecError(f"{spec!r}: minilm:// takes no path")
+  return minilm.MiniLMEngine(threads=_whole(spec, query, "threads"))
+
+
+_ENGINES = {
+  "hf": _hf,
+  "oracle": _oracle,
+  "scripted": _scripted,
+  "minilm": _minilm,
+}

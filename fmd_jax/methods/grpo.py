@@ -1,0 +1,118 @@
+"""GRPO, the paper's RL: ask, answer, judge, score, update.
+
+    image -> questions -> answers -> verdicts -> rewards -> advantages -> update
+"""
+
+import time
+
+import jax
+import jax.numpy as jnp
+from tqdm import tqdm
+
+from fmd_jax import data, models, optim, rewards, rl, rollout
+from fmd_jax.checkpoint import Checkpoints
+from fmd_jax.methods.run import Run, ask_heldout
+from fmd_jax.records.measurements import Measurements
+from fmd_jax.records.writer import drop_steps
+from fmd_jax.update import TrainBatch, init_state, make_update_fn
+
+NAME = "grpo"
+
+
+def run(run: Run) -> None:
+  """Trains the questioner for `config.steps` steps, then asks about unseen images."""
+  config, agent = run.config, run.agent
+  frozen_vision = "visual" in config.optimizer.frozen
+
+  # ---- state: from the folder, or from the last checkpoint -----------------------
+  optimizer = optim.make_optimizer(
+    learning_rate=config.optimizer.learning_rate,
+    b1=config.optimizer.b1,
+    b2=config.optimizer.b2,
+    eps=config.optimizer.eps,
+    weight_decay=config.optimizer.weight_decay,
+    warmup_steps=config.optimizer.warmup_steps,
+    max_grad_norm=config.optimizer.max_grad_norm,
+  )
+  state = init_state(agent.model, optimizer, tuple(config.optimizer.frozen))
+  update = make_update_fn(
+    agent.graphdef,
+    optimizer,
+    beta=config.grpo.beta,
+    clip=config.grpo.clip,
+    microbatches=config.grpo.microbatches,
+    temperature=config.sampling.temperature,
+    allowed_tokens=agent.allowed_tokens,
+    image_token_id=agent.model.config.image_token_id,
+  )
+  banks, start = rewards.Banks(config.reward.prefix_length), 0
+  folder = run.workdir / "checkpoints" / NAME
+  with Checkpoints(folder, config.checkpoint.keep) as checkpoints:
+    if checkpoints.latest() is not None:
+      saved = checkpoints.restore(state)
+      start, state = saved.step, saved.state
+      banks = rewards.Banks.from_state(saved.arrays, saved.meta)
+    drop_steps(run.workdir, NAME, "train", start)
+    measured = Measurements(run.workdir, NAME, start)
+    source = data.batches(run.train, config.images_per_step, config.seed, start)
+    steps = tqdm(range(start, config.steps), NAME, config.steps, initial=start)
+
+    # ---- the loop ----------------------------------------------------------------
+    for step in steps:
+      clock = [time.perf_counter()]
+      images = next(source)
+      inputs = agent.prepare(images)
+      samples = agent.sample((state.params, state.frozen), inputs, run.key(step))
+      texts = agent.texts(samples)
+      clock.append(time.perf_counter())
+
+      result = run.judge(images, texts, banks, step)
+      advantages = rl.group_advantages(
+        jnp.asarray(result.rewards), jnp.asarray(result.mask), config.advantage.std_floor
+      )
+      clock.append(time.perf_counter())
+
+      batch = TrainBatch(
+        prompt=inputs.prompt,
+        completions=samples.tokens,
+        lengths=samples.lengths,
+        old_logprobs=samples.logprobs,
+        advantages=advantages,
+        response_mask=jnp.asarray(result.mask),
+        image_features=samples.image_features if frozen_vision else None,
+        pixel_values=None if frozen_vision else inputs.pixel_values,
+        plan=None if frozen_vision else inputs.plan,
+      )
+      state, metrics = update(state, batch)
+      metrics = {name: float(v) for name, v in jax.device_get(metrics).items()}
+      clock.append(time.perf_counter())
+
+      # ---- what remains of the step ------------------------------------------------
+      run.write(
+        images,
+        result,
+        method=NAME,
+        split="train",
+        step=step,
+        questioner_step=step,
+        advantages=jax.device_get(advantages),
+      )
+      numbers = {**rollout.measurements(result), **metrics}
+      numbers["rollout/tokens"] = float(samples.lengths.mean())
+      numbers["time/sample"] = clock[1] - clock[0]
+      numbers["time/update"] = clock[3] - clock[2]
+      measured.write(step, numbers)
+      steps.set_postfix(
+        reward=f"{numbers['reward/mean']:+.2f}",
+        fdr=f"{numbers['rollout/fdr']:.2f}",
+        qvr=f"{numbers['rollout/qvr']:.2f}",
+        refresh=False,
+      )
+      if (step + 1) % config.checkpoint.every == 0 or step + 1 == config.steps:
+        arrays, meta = banks.state()
+        checkpoints.save(step + 1, state, arrays, meta)
+
+  # ---- the final policy ------------------------------------------------------------
+  ask_heldout(run, NAME, (state.params, state.frozen), questioner_step=config.steps)
+  trained = agent.with_params((state.params, state.frozen))
+  models.save(trained, run.workdir / "questioner_hf", source=agent.folder)

@@ -1,0 +1,23 @@
+"""Qwen2.5-VL in Flax NNX: load, save, encode, run, decode, score."""
+
+from fmd_jax.models.config import ConfigError, ModelConfig, TextConfig, VisionConfig
+from fmd_jax.models.positions import mrope_positions
+from fmd_jax.models.qwen2_5_vl import Qwen2_5_VL, init, sampleable_tokens
+from fmd_jax.models.vision_plan import VisionPlan, vision_plan
+from fmd_jax.models.weights import CheckpointError, load, save
+
+__all__ = [
+  "CheckpointError",
+  "ConfigError",
+  "ModelConfig",
+  "Qwen2_5_VL",
+  "TextConfig",
+  "VisionConfig",
+  "VisionPlan",
+  "init",
+  "load",
+  "mrope_positions",
+  "sampleable_tokens",
+  "save",
+  "vision_plan",
+]

@@ -1,0 +1,97 @@
+"""What the vision tower and the language model share: norm, projections, rotation."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+# Finite: a row of keys that are all masked must not become NaN.
+MASKED = -1e30
+
+
+def fan_in_init(scale: float = 1.0) -> Callable[..., Array]:
+  """Normal with std scale / sqrt(inputs); `scale` shrinks residual branches."""
+  return nnx.initializers.variance_scaling(scale**2, "fan_in", "normal")
+
+
+def linear(
+  inputs: int,
+  outputs: int,
+  *,
+  bias: bool,
+  dtype: Any,
+  rngs: nnx.Rngs,
+  scale: float = 1.0,
+) -> nnx.Linear:
+  """A projection with a [inputs, outputs] kernel (torch's is the transpose)."""
+  return nnx.Linear(
+    inputs,
+    outputs,
+    use_bias=bias,
+    kernel_init=fan_in_init(scale),
+    param_dtype=dtype,
+    rngs=rngs,
+  )
+
+
+class RMSNorm(nnx.Module):
+  """Root-mean-square norm, in fp32 whatever the model's type."""
+
+  def __init__(self, width: int, eps: float, dtype: Any):
+    self.scale = nnx.Param(jnp.ones((width,), dtype))
+    self.eps = eps
+
+  def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+    y = x.astype(jnp.float32)
+    y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + self.eps)
+    return self.scale[...] * y.astype(x.dtype)
+
+
+class GatedMLP(nnx.Module):
+  """down(silu(gate(x)) * up(x))."""
+
+  def __init__(
+    self, width: int, hidden: int, *, bias: bool, scale: float, dtype: Any, rngs
+  ):
+    make = lambda i, o, s: linear(i, o, bias=bias, dtype=dtype, rngs=rngs, scale=s)  # noqa: E731
+    self.gate_proj = make(width, hidden, 1.0)
+    self.up_proj = make(width, hidden, 1.0)
+    self.down_proj = make(hidden, width, scale)
+
+  def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+    return self.down_proj(jax.nn.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+def stacked(depth: int, make: Callable[[nnx.Rngs], nnx.Module], rngs: nnx.Rngs):
+  """`depth` layers as one module whose parameters have a leading layer axis."""
+  return nnx.split_rngs(splits=depth)(nnx.vmap(make, in_axes=0, out_axes=0))(rngs)
+
+
+def inverse_frequencies(theta: float, width: int) -> np.ndarray:
+  """theta^(-2i / width) for i < width / 2, in fp32 as transformers computes it."""
+  exponents = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
+  return (1.0 / np.float32(theta) ** exponents).astype(np.float32)
+
+
+def rotate(
+  x: Float[Array, "... H h"], cos: Float[Array, "... half"], sin: Float[Array, "... half"]
+) -> Float[Array, "... H h"]:
+  """Rotary embedding: the two halves of a head are the two coordinates. In fp32."""
+  first, second = jnp.split(x.astype(jnp.float32), 2, -1)
+  cos, sin = cos[..., None, :], sin[..., None, :]
+  turned = (first * cos - second * sin, second * cos + first * sin)
+  return jnp.concatenate(turned, -1).astype(x.dtype)
+
+
+def masked_softmax(
+  scores: Float[Array, "... S"], mask: Bool[Array, "... S"] | None
+) -> Float[Array, "... S"]:
+  """Softmax over keys in fp32; `mask` is broadcast."""
+  scores = scores.astype(jnp.float32)
+  if mask is not None:
+    scores = jnp.where(mask, scores, MASKED)
+  return jax.nn.softmax(scores, -1)

@@ -1,0 +1,400 @@
+"""Messages and images -> token ids and patches, from a checkpoint folder's own files.
+
+Needs tokenizers, jinja2, pillow and numpy only: neither torch nor transformers.
+The patches are those of transformers' `Qwen2VLImageProcessorPil`, bit for bit, and
+the chat string that of `apply_chat_template` (both tested).
+"""
+
+import dataclasses
+import datetime
+import functools
+import io
+import json
+import math
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jinja2
+import jinja2.ext
+import jinja2.sandbox
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import tokenizers
+
+IMAGE_TOKEN = "<|image_pad|>"
+MAX_ASPECT_RATIO = 200
+
+Image = PIL.Image.Image | np.ndarray | bytes
+Messages = list[dict[str, Any]]
+
+# What transformers' class assumes where preprocessor_config.json is silent.
+_CLASS_DEFAULTS = {
+  "do_resize": True,
+  "do_rescale": True,
+  "do_normalize": True,
+  "do_convert_rgb": True,
+  "resample": int(PIL.Image.Resampling.BICUBIC),
+  "rescale_factor": 1 / 255,
+  "image_mean": [0.48145466, 0.4578275, 0.40821073],
+  "image_std": [0.26862954, 0.26130258, 0.27577711],
+  "size": {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280},
+  "patch_size": 14,
+  "temporal_patch_size": 2,
+  "merge_size": 2,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSettings:
+  """How pixels become patches; areas in pixels, `mean` and `std` per channel."""
+
+  patch_size: int
+  merge_size: int
+  temporal_patch_size: int
+  min_pixels: int
+  max_pixels: int
+  resample: int
+  rescale_factor: float
+  mean: tuple[float, float, float]
+  std: tuple[float, float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+  """Prompts ready for the model.
+
+  Attributes:
+    input_ids: int32 [B, P], right-padded to a bucket with the pad id.
+    lengths: int32 [B], real tokens of each row: never guess them from the pad id,
+      which is an end-of-sequence id too.
+    pixel_values: float32 [N, C·T·14·14], the patches of all images in row order.
+    image_grid_thw: int64 [I, 3], patches of each image along time, height, width.
+  """
+
+  input_ids: np.ndarray
+  lengths: np.ndarray
+  pixel_values: np.ndarray
+  image_grid_thw: np.ndarray
+
+
+def bucket_length(length: int, multiple: int = 8) -> int:
+  """The padded length for `length` tokens: few distinct values, <= 1/8 wasted.
+
+  Multiples of `multiple` up to 16 times it; above, eight buckets an octave.
+  """
+  step = max(multiple, 1 << max((length - 1).bit_length() - 4, 0))
+  return max(-(-length // step) * step, multiple)
+
+
+def smart_resize(
+  height: int, width: int, factor: int, min_pixels: int, max_pixels: int
+) -> tuple[int, int]:
+  """The size a Qwen-VL model sees an image in, as in Qwen2-VL's image processor.
+
+  Args:
+    height: of the image, in pixels.
+    width: of the image, in pixels.
+    factor: both sides become multiples of it (patch size · merge size).
+    min_pixels: least area.
+    max_pixels: greatest area.
+
+  Returns:
+    (height, width).
+
+  Raises:
+    ValueError: one side is more than 200 times the other.
+  """
+  if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
+    raise ValueError(
+      f"an image of {width}x{height}: one side is more than {MAX_ASPECT_RATIO} times "
+      "the other"
+    )
+  # Python's round, half to even: 42/28 = 1.5 -> 2, but 70/28 = 2.5 -> 2.
+  new_height = round(height / factor) * factor
+  new_width = round(width / factor) * factor
+  if new_height * new_width > max_pixels:
+    shrink = math.sqrt((height * width) / max_pixels)
+    new_height = max(factor, math.floor(height / shrink / factor) * factor)
+    new_width = max(factor, math.floor(width / shrink / factor) * factor)
+  elif new_height * new_width < min_pixels:
+    grow = math.sqrt(min_pixels / (height * width))
+    new_height = math.ceil(height * grow / factor) * factor
+    new_width = math.ceil(width * grow / factor) * factor
+  return new_height, new_width
+
+
+def to_rgb(image: Image) -> PIL.Image.Image:
+  """Any image as upright 8-bit RGB.
+
+  EXIF rotation is applied, transparency is laid on white, 16-bit values keep their
+  high byte (Pillow's own conversion would clip them to white).
+
+  Args:
+    image: an encoded file, a PIL image, or an array [H, W], [H, W, 1|3|4] of uint8,
+      uint16, or floats in [0, 1].
+
+  Raises:
+    ValueError: it is not an image, or it is cut short.
+  """
+  if isinstance(image, bytes | bytearray):
+    try:
+      image = PIL.Image.open(io.BytesIO(image))
+      image.load()
+    except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+      raise ValueError(f"not a readable image: {error}") from error
+  elif isinstance(image, np.ndarray):
+    image = PIL.Image.fromarray(_to_uint8(image))
+  image = PIL.ImageOps.exif_transpose(image)
+  if image.mode in ("F", "I") or image.mode.startswith("I;16"):
+    image = PIL.Image.fromarray(_to_uint8(np.asarray(image)))
+  if "A" in image.getbands() or image.info.get("transparency") is not None:
+    image = image.convert("RGBA")
+    white = PIL.Image.new("RGBA", image.size, (255, 255, 255, 255))
+    image = PIL.Image.alpha_composite(white, image)
+  return image.convert("RGB")
+
+
+def _to_uint8(array: np.ndarray) -> np.ndarray:
+  if array.ndim == 3 and array.shape[-1] == 1:
+    array = array[..., 0]
+  if array.ndim != 2 and not (array.ndim == 3 and array.shape[-1] in (3, 4)):
+    raise ValueError(f"an image array must be [H, W] or [H, W, 1|3|4]: {array.shape}")
+  if array.dtype == np.uint8:
+    return array
+  low, high = array.min(), array.max()
+  if array.dtype.kind == "f" and low >= 0 and high <= 1:
+    return np.round(array * 255).astype(np.uint8)
+  # uint16 is 16-bit whatever it holds; wider integers (Pillow's mode "I") only say
+  # so by their values.
+  if array.dtype == np.uint16 or (low >= 0 and 255 < high <= 65535):
+    return (array.astype(np.int64) >> 8).astype(np.uint8)
+  if low >= 0 and high <= 255:
+    return array.astype(np.uint8)
+  raise ValueError(f"image values {low} to {high} in {array.dtype}: no known range")
+
+
+class Processor:
+  """The tokenizer, chat template and image settings of one checkpoint folder.
+
+  Attributes:
+    image_settings: how images become patches.
+    vocab_size: one more than the tokenizer's greatest id; the model's embedding may
+      have more rows.
+    special_ids: sorted ids of the control tokens.
+    pad_id: what rows are padded with.
+    image_token_id: the id of `<|image_pad|>`.
+  """
+
+  def __init__(
+    self,
+    tokenizer: tokenizers.Tokenizer,
+    chat_template: str,
+    image_settings: ImageSettings,
+    pad_token: str,
+  ):
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    self._tokenizer = tokenizer
+    self._template = _environment().from_string(chat_template)
+    self.image_settings = image_settings
+    self.vocab_size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+    # Some control tokens, <|fim_prefix|> for one, are added without the special flag.
+    self.special_ids = tuple(
+      index
+      for index, token in sorted(tokenizer.get_added_tokens_decoder().items())
+      if token.special or (token.content[:2], token.content[-2:]) == ("<|", "|>")
+    )
+    self.pad_id = self.token_id(pad_token)
+    self.image_token_id = self.token_id(IMAGE_TOKEN)
+    # [channel, value] -> normalised value: an 8-bit image knows only 256 of them. The
+    # order of roundings (float64 product, float32 the rest) is transformers'.
+    values = (np.arange(256, dtype=np.float64) * image_settings.rescale_factor).astype(
+      np.float32
+    )
+    mean = np.array(image_settings.mean, np.float32)[:, None]
+    std = np.array(image_settings.std, np.float32)[:, None]
+    self._normalised = (values - mean) / std
+
+  @classmethod
+  def from_folder(cls, folder: str | os.PathLike) -> "Processor":
+    """Reads tokenizer.json, tokenizer_config.json, the template and the settings.
+
+    Raises:
+      FileNotFoundError: a file that it takes is not in `folder`.
+    """
+    folder = pathlib.Path(folder)
+    if not (folder / "tokenizer.json").is_file():
+      raise FileNotFoundError(f"{folder} is not a checkpoint: it has no tokenizer.json")
+    names = _read_json(folder / "tokenizer_config.json")
+    pad = names.get("pad_token") or "<|endoftext|>"
+    return cls(
+      tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")),
+      _chat_template(folder, names),
+      _image_settings(folder),
+      pad if isinstance(pad, str) else pad["content"],
+    )
+
+  def token_id(self, token: str) -> int:
+    """The id of a token given by its text; ValueError when there is none."""
+    index = self._tokenizer.token_to_id(token)
+    if index is None:
+      raise ValueError(f"the tokenizer has no token {token!r}")
+    return index
+
+  def chat(self, messages: Messages, add_generation_prompt: bool = True) -> str:
+    """The prompt string, with one `<|image_pad|>` for each image."""
+    return self._template.render(
+      messages=messages, add_generation_prompt=add_generation_prompt
+    )
+
+  def tokens(self, text: str) -> list[int]:
+    """Token ids of a text, control tokens recognised, nothing added."""
+    return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """The text of `ids`, which the caller has cut to length; no control tokens."""
+    return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
+
+  def images(self, images: Sequence[Image]) -> tuple[np.ndarray, np.ndarray]:
+    """Patches of images, rows in 2x2-block order.
+
+    Returns:
+      pixel_values float32 [N, C·T·14·14] and image_grid_thw int64 [I, 3].
+    """
+    settings = self.image_settings
+    width = 3 * settings.temporal_patch_size * settings.patch_size**2
+    patches, grids = [np.zeros((0, width), np.float32)], []
+    for image in images:
+      one, grid = self._patches(to_rgb(image))
+      patches.append(one)
+      grids.append(grid)
+    return np.concatenate(patches), np.array(grids, np.int64).reshape(-1, 3)
+
+  def _patches(self, image: PIL.Image.Image) -> tuple[np.ndarray, tuple]:
+    settings = self.image_settings
+    side, merge = settings.patch_size, settings.merge_size
+    height, width = smart_resize(
+      image.height, image.width, side * merge, settings.min_pixels, settings.max_pixels
+    )
+    if (width, height) != image.size:
+      image = image.resize((width, height), PIL.Image.Resampling(settings.resample))
+    pixels = np.asarray(image)
+    pixels = np.stack([self._normalised[c][pixels[..., c]] for c in range(3)])
+    rows, columns = height // side, width // side
+    blocks = (rows // merge, merge, side, columns // merge, merge, side)
+    patches = pixels.reshape(3, *blocks)
+    patches = patches.transpose(1, 4, 2, 5, 0, 3, 6)[:, :, :, :, :, None]
+    patches = np.broadcast_to(
+      patches, (*patches.shape[:5], settings.temporal_patch_size, side, side)
+    )
+    return patches.reshape(rows * columns, -1), (1, rows, columns)
+
+  def encode(
+    self,
+    messages_batch: Sequence[Messages],
+    images_batch: Sequence[Sequence[Image]],
+    add_generation_prompt: bool = True,
+    multiple: int = 8,
+  ) -> Batch:
+    """Prompts and their images as one right-padded batch.
+
+    Args:
+      messages_batch: B chats.
+      images_batch: for each chat its images, in the order of their places.
+      add_generation_prompt: end with the head of the assistant's turn.
+      multiple: see `bucket_length`.
+
+    Raises:
+      ValueError: a chat has not as many `<|image_pad|>` as images, for instance
+        because a text inside it contains that token.
+    """
+    if len(messages_batch) != len(images_batch):
+      raise ValueError(f"{len(messages_batch)} chats, {len(images_batch)} image lists")
+    flat = [image for images in images_batch for image in images]
+    pixel_values, grids = self.images(flat)
+    sizes = iter(grids.prod(-1) // self.image_settings.merge_size**2)
+    rows = []
+    for row, (messages, images) in enumerate(
+      zip(messages_batch, images_batch, strict=True)
+    ):
+      ids = np.array(self.tokens(self.chat(messages, add_generation_prompt)), np.int32)
+      places = ids == self.image_token_id
+      if places.sum() != len(images):
+        raise ValueError(
+          f"chat {row} has {places.sum()} {IMAGE_TOKEN} for {len(images)} images"
+        )
+      repeats = np.ones(len(ids), np.int64)
+      repeats[places] = [next(sizes) for _ in images]
+      rows.append(np.repeat(ids, repeats))
+    lengths = np.array([len(row) for row in rows], np.int32)
+    padded = bucket_length(int(lengths.max(initial=1)), multiple)
+    input_ids = np.full((len(rows), padded), self.pad_id, np.int32)
+    for row, ids in enumerate(rows):
+      input_ids[row, : len(ids)] = ids
+    return Batch(input_ids, lengths, pixel_values, grids)
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+  if not path.is_file():
+    raise FileNotFoundError(f"{path.parent} is not a checkpoint: it has no {path.name}")
+  return json.loads(path.read_text())
+
+
+def _chat_template(folder: pathlib.Path, names: dict[str, Any]) -> str:
+  if (folder / "chat_template.jinja").is_file():
+    return (folder / "chat_template.jinja").read_text()
+  if (folder / "chat_template.json").is_file():
+    return _read_json(folder / "chat_template.json")["chat_template"]
+  if "chat_template" in names:
+    return names["chat_template"]
+  raise FileNotFoundError(f"{folder} has no chat template (chat_template.jinja)")
+
+
+def _image_settings(folder: pathlib.Path) -> ImageSettings:
+  # transformers 5 writes a whole processor's settings into one processor_config.json.
+  whole = folder / "processor_config.json"
+  found = _read_json(whole) if whole.is_file() else {}
+  if "image_processor" in found:
+    found = found["image_processor"]
+  else:
+    found = _read_json(folder / "preprocessor_config.json")
+  values = {**_CLASS_DEFAULTS, **found}
+  off = [k for k in values if k.startswith("do_") and values[k] is False]
+  if set(off) & set(_CLASS_DEFAULTS):
+    raise ValueError(f"{folder}: image settings switch off {', '.join(off)}")
+  size = dict(values["size"])
+  # The older spelling wins where both are given, as in transformers.
+  if values.get("min_pixels") is not None:
+    size["shortest_edge"] = values["min_pixels"]
+  if values.get("max_pixels") is not None:
+    size["longest_edge"] = values["max_pixels"]
+  return ImageSettings(
+    patch_size=values["patch_size"],
+    merge_size=values["merge_size"],
+    temporal_patch_size=values["temporal_patch_size"],
+    min_pixels=size["shortest_edge"],
+    max_pixels=size["longest_edge"],
+    resample=values["resample"],
+    rescale_factor=values["rescale_factor"],
+    mean=tuple(values["image_mean"]),
+    std=tuple(values["image_std"]),
+  )
+
+
+def _environment() -> jinja2.Environment:
+  # A template is a stranger's program: sandboxed, with transformers' options.
+  environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+    trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
+  )
+
+  def raise_exception(message: str):
+    raise jinja2.exceptions.TemplateError(message)
+
+  # Jinja's own tojson escapes HTML.
+  environment.filters["tojson"] = functools.partial(json.dumps, ensure_ascii=False)
+  environment.globals["raise_exception"] = raise_exception
+  environment.globals["strftime_now"] = datetime.datetime.now().strftime
+  return environment

@@ -1,0 +1,231 @@
+"""Qwen2.5-VL: the module, and the pieces that sampler, scorer and recipes use.
+
+Axes: B images · G responses per image · P prompt tokens · T completion tokens ·
+S keys · D width · V vocabulary · N patches · M visual tokens · I images · L layers.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from fmd_jax.models import layers
+from fmd_jax.models.config import ModelConfig
+from fmd_jax.models.permute import fill
+from fmd_jax.models.positions import mrope_positions
+from fmd_jax.models.text import KV, TextModel
+from fmd_jax.models.vision import VisionTower
+from fmd_jax.models.vision_plan import VisionPlan, vision_plan
+
+
+class Qwen2_5_VL(nnx.Module):
+  """The whole model; every method but `__call__` is pure and may be jitted.
+
+  `nnx.split` it once, and `nnx.merge` inside the jitted function.
+  """
+
+  def __init__(
+    self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: Any = jnp.float32
+  ):
+    self.config = config
+    self.visual = VisionTower(config.vision, dtype, rngs)
+    self.language_model = TextModel(config.text, dtype, rngs)
+    self.lm_head = None
+    if not config.tie_word_embeddings:
+      self.lm_head = layers.linear(
+        config.text.hidden_size,
+        config.text.vocab_size,
+        bias=False,
+        dtype=dtype,
+        rngs=rngs,
+      )
+
+  def encode_images(
+    self,
+    pixel_values: Float[Array, "N patch"],
+    plan: VisionPlan,
+    *,
+    remat: bool = False,
+  ) -> Float[Array, "M D"]:
+    """Visual tokens of all images, in order; see `vision.VisionTower`."""
+    return self.visual(pixel_values, plan, remat=remat)
+
+  def embed(
+    self, input_ids: Int[Array, "..."], image_features: Float[Array, "M D"] | None
+  ) -> Float[Array, "... D"]:
+    """Token embeddings, with image tokens replaced by the features in order.
+
+    Args:
+      input_ids: of any shape, [B, S] or [B, G, T].
+      image_features: at least as many as there are image tokens; None leaves the
+        image tokens' own embeddings.
+    """
+    x = self.language_model.embed_tokens(input_ids)
+    if image_features is None:
+      return x
+    places = (input_ids == self.config.image_token_id).ravel()
+    return fill(x.reshape(-1, x.shape[-1]), image_features, places).reshape(x.shape)
+
+  def language(
+    self,
+    x: Float[Array, "B G T D"],
+    positions: Int[Array, "3 B G T"],
+    mask: Bool[Array, "B G T T"],
+    prefix: KV | None = None,
+    prefix_mask: Bool[Array, "B P"] | None = None,
+    *,
+    tap: int | None = None,
+    remat: bool = False,
+  ):
+    """Runs rows through the language model.
+
+    Args:
+      x: embeddings. A plain forward has G = 1.
+      positions: M-RoPE positions.
+      mask: which tokens of its own row a token sees; a size of 1 broadcasts.
+      prefix: keys and values [L, B, P, KV, h] of a prompt that the G rows share.
+      prefix_mask: which of them are seen; needed with `prefix`.
+      tap: also return the hidden state after this many layers, before any final norm
+        (transformers' hidden_states[tap]).
+      remat: recompute each layer in the backward pass.
+
+    Returns:
+      hidden [B, G, T, D] after the final norm, the rows' own keys and values
+      [L, B, G, T, KV, h], and with `tap` the tapped state [B, G, T, D].
+    """
+    return self.language_model(
+      x, positions, mask, prefix, prefix_mask, tap=tap, remat=remat
+    )
+
+  def language_step(
+    self,
+    x: Float[Array, "B G D"],
+    positions: Int[Array, "3 B G"],
+    prefix: KV,
+    prefix_mask: Bool[Array, "B P"],
+    cache: KV,
+    index: Int[Array, ""],
+  ) -> tuple[Float[Array, "B G D"], KV]:
+    """One decoding step of every row.
+
+    Args:
+      x: embedding of each row's token.
+      positions: its M-RoPE position.
+      prefix: keys and values [L, B, P, KV, h] of the prompts.
+      prefix_mask: which of them are real.
+      cache: keys and values [L, B, G, T, KV, h] of the rows; those before `index` are
+        seen, those of this token are written at `index`.
+      index: the same for all rows.
+
+    Returns:
+      hidden [B, G, D] after the final norm, and the cache.
+    """
+    return self.language_model.step(x, positions, prefix, prefix_mask, cache, index)
+
+  def unembed(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
+    """Logits in fp32."""
+    if self.lm_head is None:
+      weight, axis = self.language_model.embed_tokens.embedding[...], 1
+    else:
+      weight, axis = self.lm_head.kernel[...], 0
+    return jax.lax.dot_general(
+      hidden.astype(weight.dtype),
+      weight,
+      (((hidden.ndim - 1,), (axis,)), ((), ())),
+      preferred_element_type=jnp.float32,
+    )
+
+  def __call__(
+    self,
+    input_ids: np.ndarray,
+    pixel_values: np.ndarray | None = None,
+    image_grid_thw: np.ndarray | None = None,
+    attention_mask: np.ndarray | None = None,
+  ) -> Float[Array, "B S V"]:
+    """Logits of whole rows, from arrays as the Hugging Face processor gives them.
+
+    Args:
+      input_ids: int [B, S].
+      pixel_values: [N, patch] of all images in row order, or None for text only.
+      image_grid_thw: int [I, 3], or None likewise.
+      attention_mask: [B, S], 0 on padding, left or right; None when there is none.
+
+    Returns:
+      fp32 logits; those at padding mean nothing.
+
+    Raises:
+      ValueError: image tokens, grids and patches do not match.
+    """
+    input_ids = np.asarray(input_ids, np.int32)
+    seen = np.ones(input_ids.shape, bool)
+    if attention_mask is not None:
+      seen = np.asarray(attention_mask).astype(bool)
+    plan = None
+    if pixel_values is not None:
+      pixel_values = np.asarray(pixel_values)
+      patches = int(np.prod(image_grid_thw, axis=-1).sum())
+      if len(pixel_values) != patches:
+        raise ValueError(f"{len(pixel_values)} patches given, the grids have {patches}")
+      plan = vision_plan(image_grid_thw, self.config.vision)
+    # Positions count real tokens only: compute them without the padding.
+    order = np.argsort(~seen, axis=1, kind="stable")
+    compact, _ = mrope_positions(
+      np.take_along_axis(input_ids, order, 1),
+      None if pixel_values is None else image_grid_thw,
+      seen.sum(1),
+      self.config,
+    )
+    positions = np.zeros_like(compact)
+    np.put_along_axis(positions, np.broadcast_to(order, compact.shape), compact, axis=2)
+    graphdef, params = nnx.split(self)
+    return _forward(graphdef, params, input_ids, pixel_values, plan, positions, seen)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _forward(graphdef, params, input_ids, pixel_values, plan, positions, seen):
+  model = nnx.merge(graphdef, params)
+  features = None if plan is None else model.encode_images(pixel_values, plan)
+  length = input_ids.shape[1]
+  mask = jnp.tril(jnp.ones((length, length), bool)) & seen[:, None, None]
+  hidden, _ = model.language(
+    model.embed(input_ids, features)[:, None], positions[:, :, None], mask
+  )
+  return model.unembed(hidden[:, 0])
+
+
+def init(config: ModelConfig, seed: int, dtype: Any = jnp.float32) -> Qwen2_5_VL:
+  """A model with random weights, scaled for training from nothing."""
+  return Qwen2_5_VL(config, rngs=nnx.Rngs(seed), dtype=dtype)
+
+
+def sampleable_tokens(
+  config: ModelConfig, special_ids: Any, vocab_size: int | None = None
+) -> np.ndarray:
+  """Which tokens a policy may emit; sampler and scorer use the same mask.
+
+  Args:
+    config: the model's; its vision ids are never emitted.
+    special_ids: the tokenizer's special ids.
+    vocab_size: of the tokenizer: ids from there on mean nothing. None: no such ids.
+
+  Returns:
+    bool [V]: false for special ids, vision ids and ids past the tokenizer's; true for
+    every end-of-sequence id.
+  """
+  allowed = np.ones(config.text.vocab_size, bool)
+  if vocab_size is not None:
+    allowed[vocab_size:] = False
+  vision = [
+    config.image_token_id,
+    config.video_token_id,
+    config.vision_start_token_id,
+    config.vision_end_token_id,
+  ]
+  ids = np.array([*vision, *special_ids], int)
+  allowed[ids[ids < len(allowed)]] = False
+  allowed[list(config.eos_token_ids)] = True
+  return allowed

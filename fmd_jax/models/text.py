@@ -1,0 +1,199 @@
+"""The language model: rows that may share a prompt's keys and values.
+
+Axes: B images · G responses per image · P prompt tokens · T completion tokens ·
+S keys · D width · H heads · V vocabulary · L layers · KV key/value heads ·
+R = H / KV · h width of a head.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from fmd_jax.models import layers
+from fmd_jax.models.config import TextConfig
+
+KV = tuple[Array, Array]
+
+
+def mrope_angles(
+  positions: Int[Array, "3 ..."], config: TextConfig
+) -> Float[Array, "... half"]:
+  """Rotation angles; each section of frequencies follows its own axis of position.
+
+  Args:
+    positions: time, row and column of each token.
+    config: `mrope_section` says how many frequencies follow which axis, in turn.
+  """
+  frequencies = layers.inverse_frequencies(config.rope_theta, config.head_dim)
+  sections = np.cumsum(config.mrope_section)[:-1]
+  parts = np.split(frequencies, sections)
+  return jnp.concatenate(
+    [positions[i % 3][..., None] * part for i, part in enumerate(parts)], -1
+  )
+
+
+def _attend(
+  q: Float[Array, "B G T H h"],
+  own: list[tuple[Array, Array, Array]],
+  shared: tuple[Array, Array, Array] | None,
+) -> Float[Array, "B G T H h"]:
+  """Softmax attention over the keys of a row and those its image shares.
+
+  Args:
+    q: queries.
+    own: parts (k, v [B, G, S, KV, h], mask [B, G, T, S] or broadcast to it).
+    shared: (k, v [B, P, KV, h], mask [B, P]) seen by every row of an image, or None.
+  """
+  shape, heads = q.shape, own[0][0].shape[3]
+  q = q.reshape(*shape[:3], heads, -1, shape[-1]) * shape[-1] ** -0.5
+  scores, masks = [], []
+  if shared is not None:
+    k, _, mask = shared
+    scores.append(jnp.einsum("bgtkrh,bpkh->bkgtrp", q, k))
+    masks.append(mask[:, None, None, None, None, :])
+  for k, _, mask in own:
+    scores.append(jnp.einsum("bgtkrh,bgskh->bkgtrs", q, k))
+    masks.append(mask[:, None, :, :, None, :])
+  masks = [jnp.where(m, s, layers.MASKED) for m, s in zip(masks, scores)]
+  weights = layers.masked_softmax(jnp.concatenate(masks, -1), None).astype(q.dtype)
+  parts = jnp.split(weights, np.cumsum([s.shape[-1] for s in scores])[:-1], -1)
+  mixed = 0.0
+  if shared is not None:
+    mixed = jnp.einsum("bkgtrp,bpkh->bgtkrh", parts.pop(0), shared[1])
+  for weight, (_, v, _) in zip(parts, own):
+    mixed += jnp.einsum("bkgtrs,bgskh->bgtkrh", weight, v)
+  return mixed.reshape(shape)
+
+
+class Attention(nnx.Module):
+  """Grouped-query attention."""
+
+  def __init__(self, config: TextConfig, scale: float, dtype: Any, rngs: nnx.Rngs):
+    width, head_dim = config.hidden_size, config.head_dim
+    kv_width = config.num_key_value_heads * head_dim
+    make = lambda i, o, **more: layers.linear(i, o, dtype=dtype, rngs=rngs, **more)  # noqa: E731
+    self.q_proj = make(width, width, bias=True)
+    self.k_proj = make(width, kv_width, bias=True)
+    self.v_proj = make(width, kv_width, bias=True)
+    self.o_proj = make(width, width, bias=False, scale=scale)
+    self.head_dim = head_dim
+
+  def qkv(self, x: Float[Array, "B G T D"], cos: Array, sin: Array):
+    split = lambda y: y.reshape(*x.shape[:-1], -1, self.head_dim)  # noqa: E731
+    q = layers.rotate(split(self.q_proj(x)), cos, sin)
+    k = layers.rotate(split(self.k_proj(x)), cos, sin)
+    return q, k, split(self.v_proj(x))
+
+  def output(self, mixed: Float[Array, "B G T H h"]) -> Float[Array, "B G T D"]:
+    return self.o_proj(mixed.reshape(*mixed.shape[:-2], -1))
+
+
+class DecoderLayer(nnx.Module):
+  """One layer; `own` and `shared` are as `_attend` has them."""
+
+  def __init__(self, config: TextConfig, dtype: Any, rngs: nnx.Rngs):
+    width, scale = config.hidden_size, (2 * config.num_hidden_layers) ** -0.5
+    self.input_layernorm = layers.RMSNorm(width, config.rms_norm_eps, dtype)
+    self.post_attention_layernorm = layers.RMSNorm(width, config.rms_norm_eps, dtype)
+    self.self_attn = Attention(config, scale, dtype, rngs)
+    self.mlp = layers.GatedMLP(
+      width, config.intermediate_size, bias=False, scale=scale, dtype=dtype, rngs=rngs
+    )
+
+  def __call__(self, x, cos, sin, mask, shared, cache=None):
+    """Returns the new x, and the keys and values of x's own tokens."""
+    q, k, v = self.self_attn.qkv(self.input_layernorm(x), cos, sin)
+    own = [(k, v, mask)] if cache is None else [cache, (k, v, mask)]
+    x = x + self.self_attn.output(_attend(q, own, shared))
+    return x + self.mlp(self.post_attention_layernorm(x)), (k, v)
+
+
+class TextModel(nnx.Module):
+  """Token embeddings, decoder layers applied by a scan, and the final norm."""
+
+  def __init__(self, config: TextConfig, dtype: Any, rngs: nnx.Rngs):
+    self.config = config
+    self.embed_tokens = nnx.Embed(
+      config.vocab_size,
+      config.hidden_size,
+      # Tied heads then start with logits of about unit variance.
+      embedding_init=nnx.initializers.normal(config.hidden_size**-0.5),
+      param_dtype=dtype,
+      rngs=rngs,
+    )
+    self.layers = layers.stacked(
+      config.num_hidden_layers, lambda rngs: DecoderLayer(config, dtype, rngs), rngs
+    )
+    self.norm = layers.RMSNorm(config.hidden_size, config.rms_norm_eps, dtype)
+
+  def __call__(
+    self,
+    x: Float[Array, "B G T D"],
+    positions: Int[Array, "3 B G T"],
+    mask: Bool[Array, "B G T T"],
+    prefix: KV | None = None,
+    prefix_mask: Bool[Array, "B P"] | None = None,
+    *,
+    tap: int | None = None,
+    remat: bool = False,
+  ):
+    """See `Qwen2_5_VL.language`."""
+    angles = mrope_angles(positions, self.config)
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    graphdef, params = nnx.split(self.layers)
+
+    def layer(x, inputs):
+      params, kv = inputs
+      shared = None if kv is None else (*kv, prefix_mask)
+      return nnx.merge(graphdef, params)(x, cos, sin, mask, shared)
+
+    layer = jax.checkpoint(layer) if remat else layer
+    inputs = (params, prefix)
+    if tap is None:
+      x, kv = jax.lax.scan(layer, x, inputs)
+      return self.norm(x), kv
+    first, rest = (
+      jax.tree.map(lambda p, part=part: p[part], inputs)
+      for part in (slice(None, tap), slice(tap, None))
+    )
+    tapped, kv_first = jax.lax.scan(layer, x, first)
+    x, kv_rest = jax.lax.scan(layer, tapped, rest)
+    kv = jax.tree.map(lambda *kvs: jnp.concatenate(kvs), kv_first, kv_rest)
+    return self.norm(x), kv, tapped
+
+  def step(
+    self,
+    x: Float[Array, "B G D"],
+    positions: Int[Array, "3 B G"],
+    prefix: KV,
+    prefix_mask: Bool[Array, "B P"],
+    cache: KV,
+    index: Int[Array, ""],
+  ) -> tuple[Float[Array, "B G D"], KV]:
+    """See `Qwen2_5_VL.language_step`."""
+    angles = mrope_angles(positions[..., None], self.config)
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    graphdef, params = nnx.split(self.layers)
+    earlier = (jnp.arange(cache[0].shape[3]) < index)[None, None, None]
+    itself = jnp.ones((1, 1, 1, 1), bool)
+
+    def layer(x, inputs):
+      params, prefix, cache = inputs
+      shared, own = (*prefix, prefix_mask), (*cache, earlier)
+      return nnx.merge(graphdef, params)(x, cos, sin, itself, shared, own)
+
+    # The cache is only read in the scan and written once after it: as an output of the
+    # scan it would be copied whole at every token.
+    x, new = jax.lax.scan(layer, x[:, :, None], (params, prefix, cache))
+    cache = jax.tree.map(
+      lambda old, kv: jax.lax.dynamic_update_slice_in_dim(
+        old, kv.astype(old.dtype), index, axis=3
+      ),
+      cache,
+      new,
+    )
+    return self.norm(x[:, :, 0]), cache

@@ -1,0 +1,161 @@
+"""The vision tower: patches -> visual tokens.
+
+Axes: N patches · M visual tokens · I images · W segments · n places in a segment.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from fmd_jax.models import layers
+from fmd_jax.models.config import VisionConfig
+from fmd_jax.models.permute import pack, permute, unpack
+from fmd_jax.models.vision_plan import Segments, VisionPlan
+
+_NORM_EPS = 1e-6  # not in the config
+
+
+class VisionAttention(nnx.Module):
+  """Attention within segments, with 2-D rotary embedding."""
+
+  def __init__(self, config: VisionConfig, scale: float, dtype: Any, rngs: nnx.Rngs):
+    width = config.hidden_size
+    self.qkv = layers.linear(width, 3 * width, bias=True, dtype=dtype, rngs=rngs)
+    self.proj = layers.linear(
+      width, width, bias=True, dtype=dtype, rngs=rngs, scale=scale
+    )
+    self.heads = config.num_heads
+
+  def __call__(self, x, cos, sin, windows, frames, is_full):
+    qkv = self.qkv(x).reshape(x.shape[0], 3, self.heads, -1)
+    q, k, v = (qkv[:, i] for i in range(3))
+    q, k = layers.rotate(q, cos, sin), layers.rotate(k, cos, sin)
+    if frames is None:
+      mixed = _attend(q, k, v, windows)
+    elif isinstance(is_full, bool):
+      mixed = _attend(q, k, v, frames if is_full else windows)
+    else:
+      mixed = jax.lax.cond(
+        is_full,
+        lambda *qkv: _attend(*qkv, frames),
+        lambda *qkv: _attend(*qkv, windows),
+        q,
+        k,
+        v,
+      )
+    return self.proj(mixed.reshape(x.shape))
+
+
+def _attend(q, k, v, segments: Segments) -> Float[Array, "N H h"]:
+  """Softmax attention of every patch over the patches of its own segment."""
+  shape, mask = segments.mask.shape, None
+  if segments.tokens is None:
+    q, k, v = (x.reshape(*shape, *x.shape[1:]) for x in (q, k, v))
+  else:
+    index = (segments.tokens, segments.slots, segments.mask)
+    q, k, v = (pack(x, *index) for x in (q, k, v))
+    mask = segments.mask[:, None, None, :]
+  scores = jnp.einsum("wnhd,wmhd->whnm", q * q.shape[-1] ** -0.5, k)
+  weights = layers.masked_softmax(scores, mask).astype(v.dtype)
+  mixed = jnp.einsum("whnm,wmhd->wnhd", weights, v)
+  if segments.tokens is None:
+    return mixed.reshape(-1, *mixed.shape[2:])
+  return unpack(mixed, *index)
+
+
+class VisionBlock(nnx.Module):
+  """One layer of the tower."""
+
+  def __init__(self, config: VisionConfig, dtype: Any, rngs: nnx.Rngs):
+    width, scale = config.hidden_size, (2 * config.depth) ** -0.5
+    self.norm1 = layers.RMSNorm(width, _NORM_EPS, dtype)
+    self.norm2 = layers.RMSNorm(width, _NORM_EPS, dtype)
+    self.attn = VisionAttention(config, scale, dtype, rngs)
+    self.mlp = layers.GatedMLP(
+      width, config.intermediate_size, bias=True, scale=scale, dtype=dtype, rngs=rngs
+    )
+
+  def __call__(self, x, cos, sin, windows, frames, is_full):
+    x = x + self.attn(self.norm1(x), cos, sin, windows, frames, is_full)
+    return x + self.mlp(self.norm2(x))
+
+
+class PatchMerger(nnx.Module):
+  """Groups of 4 patches -> one token of the language model's width."""
+
+  def __init__(self, config: VisionConfig, dtype: Any, rngs: nnx.Rngs):
+    merged = config.hidden_size * config.merge_unit
+    self.ln_q = layers.RMSNorm(config.hidden_size, _NORM_EPS, dtype)
+    self.fc1 = layers.linear(merged, merged, bias=True, dtype=dtype, rngs=rngs)
+    self.fc2 = layers.linear(
+      merged, config.out_hidden_size, bias=True, dtype=dtype, rngs=rngs
+    )
+    self.merged = merged
+
+  def __call__(self, x: Float[Array, "N d"]) -> Float[Array, "M D"]:
+    x = self.fc1(self.ln_q(x).reshape(-1, self.merged))
+    # The exact GELU; the tanh one is off by 1e-3.
+    return self.fc2(jax.nn.gelu(x, approximate=False))
+
+
+class VisionTower(nnx.Module):
+  """Qwen2.5-VL's ViT."""
+
+  def __init__(self, config: VisionConfig, dtype: Any, rngs: nnx.Rngs):
+    self.config = config
+    self.patch_embed = layers.linear(
+      config.patch_width, config.hidden_size, bias=False, dtype=dtype, rngs=rngs
+    )
+    self.blocks = layers.stacked(
+      config.depth, lambda rngs: VisionBlock(config, dtype, rngs), rngs
+    )
+    self.merger = PatchMerger(config, dtype, rngs)
+
+  def __call__(
+    self,
+    pixel_values: Float[Array, "N patch"],
+    plan: VisionPlan,
+    *,
+    remat: bool = False,
+  ) -> Float[Array, "M D"]:
+    """Encodes all images of a batch.
+
+    Args:
+      pixel_values: patches of all images, as the processor gives them.
+      plan: of the same images.
+      remat: recompute each layer in the backward pass.
+
+    Returns:
+      Visual tokens in the order of the images.
+    """
+    config, unit = self.config, self.config.merge_unit
+    x = self.patch_embed(pixel_values.astype(self.patch_embed.kernel.dtype))
+    if plan.order is not None:
+      x = permute(x.reshape(-1, unit * x.shape[-1]), plan.order, plan.inverse)
+      x = x.reshape(-1, config.hidden_size)
+
+    head_dim = config.hidden_size // config.num_heads
+    frequencies = layers.inverse_frequencies(config.rope_theta, head_dim // 2)
+    row, column = (p[:, None] * frequencies for p in plan.positions)
+    angles = jnp.concatenate([row, column], -1)
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+
+    full = np.isin(np.arange(config.depth), config.fullatt_block_indexes)
+    # A condition is traced only where layers differ.
+    same = bool(full[0]) if full.all() or not full.any() else None
+    graphdef, params = nnx.split(self.blocks)
+
+    def block(x, layer):
+      params, is_full = layer
+      is_full = is_full if same is None else same
+      layer = nnx.merge(graphdef, params)
+      return layer(x, cos, sin, plan.windows, plan.frames, is_full), None
+
+    block = jax.checkpoint(block) if remat else block
+    x, _ = jax.lax.scan(block, x, (params, full))
+    x = self.merger(x)
+    return x if plan.order is None else permute(x, plan.inverse, plan.order)

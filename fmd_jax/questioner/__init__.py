@@ -1,0 +1,5 @@
+"""The questioner: samples responses about images and parses their questions."""
+
+from fmd_jax.questioner.sampler import generate
+
+__all__ = ["generate"]

@@ -1,0 +1,30 @@
+"""What a run writes to its workdir, and how it is read back. Free of jax."""
+
+from fmd_jax.records.manifest import WorkdirError, check_config, write_manifest
+from fmd_jax.records.measurements import Measurements, read_measurements
+from fmd_jax.records.reader import methods, read, read_table, steps
+from fmd_jax.records.schema import SCHEMA, SCHEMA_VERSION
+from fmd_jax.records.writer import (
+  drop_steps,
+  write_image,
+  write_parquet,
+  write_shard,
+)
+
+__all__ = [
+  "SCHEMA",
+  "SCHEMA_VERSION",
+  "Measurements",
+  "WorkdirError",
+  "check_config",
+  "drop_steps",
+  "methods",
+  "read",
+  "read_measurements",
+  "read_table",
+  "steps",
+  "write_image",
+  "write_manifest",
+  "write_parquet",
+  "write_shard",
+]

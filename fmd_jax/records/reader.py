@@ -1,0 +1,96 @@
+"""Shards back to one table, each row once, in the order it was asked."""
+
+import io
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from etils import epath
+
+from fmd_jax.records.schema import (
+  HELDOUT,
+  SCHEMA,
+  SCHEMA_VERSION,
+  SHARD_NAME,
+  shard_folder,
+)
+from fmd_jax.types import Split
+
+
+def methods(workdir: epath.PathLike, split: Split = "train") -> list[str]:
+  """The methods that have records of this split, sorted."""
+  root = epath.Path(workdir) / "records"
+  if not root.exists():
+    return []
+  names = [path.name for path in root.iterdir() if path.is_dir()]
+  if split == "heldout":
+    return sorted(n.removesuffix(HELDOUT) for n in names if n.endswith(HELDOUT))
+  return sorted(n for n in names if not n.endswith(HELDOUT))
+
+
+def _shards(workdir: epath.PathLike, method: str, split: Split):
+  """(step, host, path) of each shard, sorted."""
+  folder = shard_folder(workdir, method, split)
+  out = []
+  for path in folder.iterdir() if folder.exists() else ():
+    match = SHARD_NAME.fullmatch(path.name)
+    if match:
+      out.append((int(match[1]), int(match[2]), path))
+  return sorted(out, key=lambda shard: shard[:2])
+
+
+def steps(workdir: epath.PathLike, method: str, split: Split = "train") -> list[int]:
+  """The steps that have records, sorted."""
+  return sorted({step for step, _, _ in _shards(workdir, method, split)})
+
+
+def read_table(
+  workdir: epath.PathLike, method: str, split: Split = "train"
+) -> pa.Table:
+  """All records of a method, ordered by step, host and place in the shard.
+
+  Within a shard that is (image, response, slot), as the questions were asked.
+
+  Args:
+    workdir: of the run.
+    method: e.g. "grpo".
+    split: "train" (while training) or "heldout" (final policy, unseen images).
+
+  Returns:
+    A table with the columns of `fmd_jax.types.Record`.
+
+  Raises:
+    FileNotFoundError: when there are none; names the methods that have some.
+  """
+  shards = _shards(workdir, method, split)
+  if not shards:
+    present = ", ".join(methods(workdir, split)) or "none"
+    raise FileNotFoundError(
+      f"no {split} records of {method!r} in {workdir}; methods with some: {present}"
+    )
+  tables = []
+  for _, _, path in shards:
+    table = pq.read_table(io.BytesIO(path.read_bytes()))
+    version = int((table.schema.metadata or {}).get(b"fmd_jax_schema", b"0"))
+    if version != SCHEMA_VERSION:
+      raise ValueError(
+        f"{path} has records of schema {version}; this version of fmd_jax reads "
+        f"{SCHEMA_VERSION}"
+      )
+    tables.append(table.select(SCHEMA.names))
+  return pa.concat_tables(tables)
+
+
+def read(workdir: epath.PathLike, method: str, split: Split = "train") -> pd.DataFrame:
+  """`read_table` as a data frame.
+
+  Booleans have pandas' nullable dtype, missing numbers are NaN and a missing
+  answer is None.
+  """
+  table = read_table(workdir, method, split)
+  df = table.to_pandas(types_mapper={pa.bool_(): pd.BooleanDtype()}.get)
+  for field in SCHEMA:
+    if field.nullable and field.type == pa.string():
+      # Arrow would leave NaN there, which is true in `if row.answer`.
+      df[field.name] = pd.Series(table[field.name].to_pylist(), dtype=object)
+  return df

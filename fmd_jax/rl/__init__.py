@@ -1,0 +1,16 @@
+"""GRPO's mathematics: pure jnp, no model, no config object.
+
+Axis legend: B images, G responses per image, K questions per response,
+T completion tokens.
+"""
+
+from fmd_jax.rl.advantages import group_advantages, question_advantages
+from fmd_jax.rl.losses import grpo_loss, response_weights, stale_weights
+
+__all__ = [
+  "group_advantages",
+  "grpo_loss",
+  "question_advantages",
+  "response_weights",
+  "stale_weights",
+]

@@ -1,0 +1,221 @@
+"""Everything of a tiny checkpoint folder but its weights: tokenizer, template, config.
+
+The folder is an ordinary Hugging Face one; transformers and vLLM load it too.
+"""
+
+import json
+import pathlib
+import random
+
+import tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
+from tokenizers import trainers
+
+from fmd_jax.prompts import render
+from fmd_jax.world.questions import sample_question
+from fmd_jax.world.scenes import (
+  DIRECTIONS,
+  LETTERS,
+  QUADRANTS,
+  VALUES,
+  sample_scene,
+)
+
+# Qwen's order; in the real vocabulary these follow the 151 643 ranks.
+SPECIAL = (
+  "<|endoftext|>",
+  "<|im_start|>",
+  "<|im_end|>",
+  "<|object_ref_start|>",
+  "<|object_ref_end|>",
+  "<|box_start|>",
+  "<|box_end|>",
+  "<|quad_start|>",
+  "<|quad_end|>",
+  "<|vision_start|>",
+  "<|vision_end|>",
+  "<|vision_pad|>",
+  "<|image_pad|>",
+  "<|video_pad|>",
+)
+MAX_QUESTIONS = 4
+# One token each, so that the tiny questioner doesn't spell its tags.
+TAGS = tuple(
+  tag
+  for i in range(1, MAX_QUESTIONS + 1)
+  for tag in (f"<response_{i}>", f"</response_{i}>")
+)
+_SPLIT = (
+  r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+  r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_CHAT_TEMPLATE = (
+  "{% for message in messages %}"
+  "{% if loop.first and message['role'] != 'system' %}"
+  "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+  "<|im_start|>{{ message['role'] }}\n"
+  "{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n"
+  "{% else %}{% for content in message['content'] %}"
+  "{% if content['type'] == 'image' or 'image' in content or 'image_url' in content %}"
+  "<|vision_start|><|image_pad|><|vision_end|>"
+  "{% elif content['type'] == 'video' or 'video' in content %}"
+  "<|vision_start|><|video_pad|><|vision_end|>"
+  "{% elif 'text' in content %}{{ content['text'] }}{% endif %}"
+  "{% endfor %}<|im_end|>\n{% endif %}{% endfor %}"
+  "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+_CORPUS_SCENES = 4000
+
+
+def _corpus():
+  """Text in which every word of the world and of the two prompts occurs."""
+  rng = random.Random(0)
+  for _ in range(_CORPUS_SCENES):
+    scene = sample_scene(rng)
+    for _ in range(8):
+      yield sample_question(rng, scene, lead_share=0.4).text
+  words = [*(w for v in VALUES.values() for w in v), *QUADRANTS, *DIRECTIONS]
+  words += [*LETTERS, "yes", "no", "system", "user", "assistant", "?"]
+  prompts = [m["content"] for m in render("answerer", question="?")]
+  for k in (1, 2, 4):
+    prompts += [m["content"] for m in render("questioner", k=k)]
+  for content in prompts:
+    parts = [{"text": content}] if isinstance(content, str) else content
+    words += [part["text"] for part in parts if "text" in part]
+  for word in words:
+    for _ in range(50):
+      yield word
+      yield f" {word}"
+
+
+def train_tokenizer() -> tokenizers.Tokenizer:
+  """A byte-level BPE in which every word of the world is one token."""
+  tokenizer = tokenizers.Tokenizer(models.BPE())
+  tokenizer.normalizer = normalizers.NFC()
+  tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+    [
+      pre_tokenizers.Split(tokenizers.Regex(_SPLIT), behavior="isolated"),
+      pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ]
+  )
+  tokenizer.decoder = decoders.ByteLevel()
+  trainer = trainers.BpeTrainer(
+    vocab_size=2000,  # never reached: the words run out first
+    min_frequency=2,
+    special_tokens=[],
+    show_progress=False,
+    initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+  )
+  tokenizer.train_from_iterator(_corpus(), trainer)
+  special = [AddedToken(t, special=True, normalized=False) for t in SPECIAL]
+  tokenizer.add_special_tokens(special)
+  tags = [AddedToken(t, special=False, normalized=False) for t in TAGS]
+  tokenizer.add_tokens(tags)
+  return tokenizer
+
+
+def write_tokenizer(tokenizer: tokenizers.Tokenizer, folder: pathlib.Path) -> None:
+  """Writes tokenizer, chat template, processor and generation settings."""
+  folder.mkdir(parents=True, exist_ok=True)
+  tokenizer.save(str(folder / "tokenizer.json"))
+  (folder / "chat_template.jinja").write_text(_CHAT_TEMPLATE)
+  files = {
+    "tokenizer_config.json": {
+      "tokenizer_class": "PreTrainedTokenizerFast",
+      "pad_token": "<|endoftext|>",
+      "eos_token": "<|im_end|>",
+      "bos_token": None,
+      "unk_token": None,
+      "model_max_length": 4096,
+      "clean_up_tokenization_spaces": False,
+    },
+    "preprocessor_config.json": {
+      "image_processor_type": "Qwen2VLImageProcessor",
+      "processor_class": "Qwen2_5_VLProcessor",
+      "min_pixels": 56 * 56,
+      # Larger pictures are shrunk to the 16 visual tokens these models were made on.
+      "max_pixels": 112 * 112,
+      "patch_size": 14,
+      "temporal_patch_size": 2,
+      "merge_size": 2,
+      "image_mean": [0.48145466, 0.4578275, 0.40821073],
+      "image_std": [0.26862954, 0.26130258, 0.27577711],
+    },
+    "generation_config.json": {
+      "eos_token_id": [
+        tokenizer.token_to_id("<|im_end|>"),
+        tokenizer.token_to_id("<|endoftext|>"),
+      ],
+      "pad_token_id": tokenizer.token_to_id("<|endoftext|>"),
+      "do_sample": False,
+    },
+  }
+  for name, content in files.items():
+    (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def model_config(tokenizer: tokenizers.Tokenizer) -> dict:
+  """config.json of both tiny models: about 1.9 million parameters, fp32."""
+  ids = {
+    name: tokenizer.token_to_id(token)
+    for name, token in (
+      ("bos_token_id", "<|endoftext|>"),
+      ("pad_token_id", "<|endoftext|>"),
+      ("eos_token_id", "<|im_end|>"),
+      ("image_token_id", "<|image_pad|>"),
+      ("video_token_id", "<|video_pad|>"),
+      ("vision_start_token_id", "<|vision_start|>"),
+      ("vision_end_token_id", "<|vision_end|>"),
+    )
+  }
+  vocabulary = tokenizer.get_vocab_size(with_added_tokens=True)
+  text = {
+    "model_type": "qwen2_5_vl_text",
+    "vocab_size": -(-vocabulary // 64) * 64,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-6,
+    "max_position_embeddings": 4096,
+    # A small base: with Qwen's 1e6 the height and width sections hardly turn over the
+    # four rows and columns of a picture this small.
+    "rope_parameters": {
+      "rope_type": "default",
+      "rope_theta": 10.0,
+      "mrope_section": [4, 6, 6],
+    },
+    "attention_dropout": 0.0,
+    "use_sliding_window": False,
+    "bos_token_id": ids["bos_token_id"],
+    "eos_token_id": ids["eos_token_id"],
+    "pad_token_id": ids["pad_token_id"],
+    "dtype": "float32",
+  }
+  vision = {
+    "model_type": "qwen2_5_vl_vision",
+    "depth": 3,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_heads": 4,
+    "hidden_act": "silu",
+    "in_channels": 3,
+    "patch_size": 14,
+    "temporal_patch_size": 2,
+    "spatial_merge_size": 2,
+    "window_size": 112,
+    "fullatt_block_indexes": [1, 2],
+    "tokens_per_second": 2,
+    "out_hidden_size": 128,
+  }
+  return {
+    "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+    "model_type": "qwen2_5_vl",
+    "dtype": "float32",
+    "tie_word_embeddings": True,
+    "text_config": text,
+    "vision_config": vision,
+    **ids,
+  }

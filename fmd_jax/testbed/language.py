@@ -1,0 +1,203 @@
+"""Stage 2: the language model, by `methods/sft.py` with a pointer loss on top.
+
+Each noun phrase must point, from the hidden state of its words after the second layer,
+at the visual tokens of what it refers to. Without that loss a model this small stays at
+the language prior (measured: `fmd_jax/LOG.md`). Its parameters are dropped at export.
+"""
+
+import collections
+import dataclasses
+import random
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import logging
+from flax import nnx
+
+from fmd_jax.methods import sft
+from fmd_jax.testbed.dataset import CELLS, Encoded
+from fmd_jax.testbed.towers import adam
+
+TAP = 2
+_POINTER_WEIGHT = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """How many texts a step sees: pictures, rows a picture, tokens a row."""
+
+  pictures: int
+  rows: int
+  length: int
+  texts: int  # tried for a picture; those without room are left out
+
+
+def pointer_loss(extra, tapped, batch: sft.SftBatch, points):
+  """Cross-entropy of pointing at cells, `points [B, G, T, 16]` summing to 1 or 0."""
+  images = batch.tokens.shape[0]
+  features = batch.image_features.reshape(images, CELLS, -1) + extra["place"]
+  norm = tapped * jax.lax.rsqrt((tapped**2).mean(-1, keepdims=True) + 1e-6)
+  logits = jnp.einsum("bgtd,bnd->bgtn", norm @ extra["query"], features) * 0.1
+  active = points.sum(-1)
+  nll = optax.softmax_cross_entropy(logits, points) * active
+  value = nll.sum() / jnp.maximum(active.sum(), 1.0)
+  best = jnp.take_along_axis(points, logits.argmax(-1)[..., None], -1)[..., 0] > 0
+  hit = (best * active).sum() / jnp.maximum(active.sum(), 1.0)
+  return _POINTER_WEIGHT * value, {"pointer": value, "pointer_accuracy": hit}
+
+
+def pointer_parameters(width: int, seed: int) -> dict:
+  keys = jax.random.split(jax.random.key(seed))
+  return {
+    "query": jax.random.normal(keys[0], (width, width)) * 0.3 / np.sqrt(width),
+    "place": jax.random.normal(keys[1], (CELLS, width)) * 0.3,
+  }
+
+
+@dataclasses.dataclass
+class Prompt:
+  """The shared prompt of one role for one picture: all but its last token.
+
+  Attributes:
+    ids: [P] with the image tokens in place.
+    last: the last prompt token; each text starts from it, so that its first own
+      token is predicted inside the row.
+    positions: [3, P].
+    next_position: M-RoPE position of `last`.
+  """
+
+  ids: np.ndarray
+  last: int
+  positions: np.ndarray
+  next_position: int
+
+
+def batch_of(
+  prompt: Prompt | list[Prompt],
+  features: np.ndarray,
+  texts: list[list[Encoded]],
+  layout: Layout,
+) -> tuple[sft.SftBatch, np.ndarray, list]:
+  """Packs the texts of some pictures.
+
+  Args:
+    prompt: of all pictures, or one each.
+    features: [B, 16, D].
+    texts: of each picture.
+
+  Returns:
+    The batch, pointer targets [B, G, T, 16] and where each text lies.
+  """
+  prompts = prompt if isinstance(prompt, list) else [prompt] * len(texts)
+  longest = max(len(p.ids) for p in prompts)
+  arrays = collections.defaultdict(list)
+  points = np.zeros((len(texts), layout.rows, layout.length, CELLS), np.float32)
+  places = []
+  for b, (own, p) in enumerate(zip(texts, prompts, strict=True)):
+    rows = [
+      (np.append([p.last], t.ids).astype(np.int32), np.append([False], t.learned))
+      for t in own
+    ]
+    tokens, offsets, segments, weights, placed = sft.pack(
+      rows, layout.rows, layout.length
+    )
+    for index, row, start in placed:
+      n = len(own[index].points)
+      points[b, row, start + 1 : start + 1 + n] = own[index].points
+    pad = longest - len(p.ids)
+    arrays["prompt_ids"].append(np.pad(p.ids, (0, pad)))
+    arrays["prompt_positions"].append(np.pad(p.positions, ((0, 0), (0, pad))))
+    arrays["prompt_mask"].append(np.arange(longest) < len(p.ids))
+    arrays["tokens"].append(tokens)
+    arrays["positions"].append(offsets + p.next_position)
+    arrays["segments"].append(segments)
+    arrays["weights"].append(weights)
+    places.append(placed)
+  stacked = {k: np.stack(v, 1 if k == "prompt_positions" else 0) for k, v in arrays.items()}
+  flat = features.reshape(-1, features.shape[-1])
+  return sft.SftBatch(image_features=flat, **stacked), points, places
+
+
+def train(
+  model, prompts, features, texts, layout: Layout, *, steps, peak, seed
+):
+  """Fine-tunes everything but the vision tower.
+
+  Args:
+    prompts: a `Prompt`, or a list of one for each kind of text.
+    features: [N, 16, D] of all pictures.
+    texts: [N][kinds][n] encoded texts; a step draws one kind a picture.
+    layout: of a step.
+
+  Returns:
+    The trained model.
+  """
+  graphdef, frozen, params = nnx.split(model, nnx.PathContains("visual"), ...)
+  extra = pointer_parameters(model.config.text.hidden_size, seed)
+  optimizer = adam(peak, steps)
+  opt_state = optimizer.init((params, extra))
+  step = sft.make_step(graphdef, optimizer, pointer_loss, TAP)
+  rng, start, history, seen = random.Random(seed), time.time(), [], 0
+  kinds = prompts if isinstance(prompts, list) else [prompts]
+  for i in range(steps):
+    chosen = np.array(rng.sample(range(len(features)), layout.pictures))
+    kind = [rng.randrange(len(kinds)) for _ in chosen]
+    picked = [
+      rng.sample(texts[n][k], min(layout.texts, len(texts[n][k])))
+      for n, k in zip(chosen, kind, strict=True)
+    ]
+    batch, points, places = batch_of(
+      [kinds[k] for k in kind], features[chosen], picked, layout
+    )
+    seen += sum(map(len, places))
+    params, extra, opt_state, metrics = step(
+      params, frozen, extra, opt_state, batch, points
+    )
+    history.append(metrics)
+    if (i + 1) % 200 == 0 or i + 1 == steps:
+      got = jax.device_get(history)
+      history = []
+      shown = {k: float(np.mean([m[k] for m in got])) for k in got[0]}
+      line = " ".join(f"{k} {v:.3f}" for k, v in shown.items())
+      logging.info(
+        "language %d/%d %s; %d texts (%.0f s)",
+        i + 1, steps, line, seen, time.time() - start,
+      )  # fmt: skip
+  return nnx.merge(graphdef, params, frozen)
+
+
+def exact_matches(model, prompt: Prompt, features, texts, layout: Layout) -> list:
+  """Whether greedy decoding says exactly each text's learned part.
+
+  Returns:
+    A list for each picture of one bool a text (None when it found no room).
+  """
+  graphdef, state = nnx.split(model)
+
+  @jax.jit
+  def predict(state, batch):
+    return _greedy_next(nnx.merge(graphdef, state), batch)
+
+  results = []
+  for at in range(0, len(features), layout.pictures):
+    part = texts[at : at + layout.pictures]
+    batch, _, places = batch_of(
+      prompt, features[at : at + layout.pictures], part, layout
+    )
+    wrong = np.asarray(predict(state, batch))
+    for b, placed in enumerate(places):
+      row: list = [None] * len(part[b])
+      for index, r, first in placed:
+        row[index] = not wrong[b, r, first : first + len(part[b][index].ids)].any()
+      results.append(row)
+  return results
+
+
+def _greedy_next(model, batch: sft.SftBatch) -> jax.Array:
+  """bool [B, G, T]: the learned next token is not the likeliest."""
+  logits = sft.row_logits(model, batch)[0]
+  next_tokens = jnp.roll(batch.tokens, -1, axis=-1)
+  return (logits.argmax(-1) != next_tokens) & (batch.weights > 0)

@@ -1,0 +1,259 @@
+"""How the two tiny checkpoints are made, from nothing.
+
+    scenes -> tokenizer -> vision tower (stage 1) -> answerer (stage 2) -> questioner
+
+The questioner starts from the answerer: it shares the vision tower and much of the
+language. Every stage leaves its checkpoint in the working folder, so a run that was
+stopped goes on from the last one.
+"""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import tokenizers
+from absl import logging
+from flax import nnx
+
+from fmd_jax import models
+from fmd_jax.models.processor import Processor
+from fmd_jax.prompts import render
+from fmd_jax.testbed import dataset, folder, language, towers
+from fmd_jax.testbed.planted import BLIND_SPOTS
+
+# Easy skills are asked more often, as VLM training data does; planted cells live there.
+ANSWERER_MIX = {
+  "existence": 2.0,
+  "color": 2.5,
+  "shape": 2.5,
+  "size": 1.5,
+  "pattern": 2.0,
+  "counting_all": 1.0,
+  "counting_attribute": 1.5,
+  "left_right": 1.0,
+  "above_below": 1.0,
+  "quadrant": 1.5,
+  "extremum": 1.0,
+  "nearest": 1.0,
+  "same_different": 1.0,
+  "larger": 1.0,
+  "ocr": 2.5,
+  "orientation": 2.0,
+  "negation": 1.0,
+  "majority": 1.0,
+  "comparison": 1.0,
+  "two_hop": 1.0,
+}
+QUESTIONER_MIX = {
+  "existence": 3.0,
+  "color": 4.0,
+  "shape": 4.0,
+  "size": 3.0,
+  "pattern": 3.0,
+  "counting_all": 1.0,
+  "counting_attribute": 1.0,
+  "left_right": 0.6,
+  "above_below": 0.6,
+  "quadrant": 1.0,
+  "extremum": 0.8,
+  "nearest": 0.5,
+  "same_different": 0.7,
+  "larger": 0.7,
+  "ocr": 1.0,
+  "orientation": 0.8,
+  "negation": 0.5,
+  "majority": 0.6,
+  "comparison": 0.6,
+  "two_hop": 0.6,
+}
+QUESTIONER_KINDS = (1, 2, 4)  # K, the questions of one response
+INVALID_SHARE = 0.03
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+  """Sizes and steps of the stages; the defaults fit two hours on two cores."""
+
+  vision_scenes: int = 24_000
+  vision_steps: int = 6000
+  vision_batch: int = 32
+  scenes: int = 24_000
+  texts: int = 20
+  answerer_steps: int = 9000
+  questioner_scenes: int = 16_000
+  questioner_steps: int = 4000
+  heldout: int = 400
+  peak: float = 2e-3
+  seed: int = 0
+
+
+SMOKE = Budget(64, 4, 8, 32, 12, 4, 32, 4, 16)
+_ANSWERER = language.Layout(pictures=12, rows=1, length=144, texts=9)
+_QUESTIONER = language.Layout(pictures=12, rows=4, length=64, texts=8)
+
+
+def prompt_of(processor: Processor, config, role: str, **fields) -> language.Prompt:
+  """The shared part of a role's prompt for one 112 x 112 picture."""
+  mark = "\x00"
+  if role == "answerer":
+    fields = {"question": mark}
+  text = processor.chat(render(role, **fields)).split(mark)[0]
+  ids = np.array(processor.tokens(text), np.int32)
+  repeats = np.where(ids == config.image_token_id, dataset.CELLS, 1)
+  ids = np.repeat(ids, repeats)[None]
+  grid = np.array([[1, 8, 8]])
+  positions, _ = models.mrope_positions(ids, grid, np.array([ids.shape[1]]), config)
+  return language.Prompt(
+    ids[0, :-1], int(ids[0, -1]), positions[:, 0, :-1], int(positions[0, 0, -1])
+  )
+
+
+class Workshop:
+  """One build: its folder, tokenizer, processor and plan for 112 x 112 pictures."""
+
+  def __init__(self, workdir: pathlib.Path, budget: Budget):
+    self.workdir, self.budget = workdir, budget
+    self.base = workdir / "base"
+    if not (self.base / "config.json").is_file():
+      tokenizer = folder.train_tokenizer()
+      folder.write_tokenizer(tokenizer, self.base)
+      config = folder.model_config(tokenizer)
+      (self.base / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    self.tokenizer = tokenizers.Tokenizer.from_file(str(self.base / "tokenizer.json"))
+    self.processor = Processor.from_folder(self.base)
+    self.config = models.ModelConfig.from_folder(self.base)
+
+  def plan(self, pictures: int):
+    grids = np.tile([[1, 8, 8]], (pictures, 1))
+    return models.vision_plan(grids, self.config.vision)
+
+  def patches(self, images: list[np.ndarray]) -> np.ndarray:
+    return self.processor.images(images)[0]
+
+  def features(self, model, examples: list) -> np.ndarray:
+    """Visual tokens [N, 16, D] of all pictures, by the frozen tower."""
+    graphdef, state = nnx.split(model)
+    size = min(50, len(examples))
+    plan = self.plan(size)
+
+    @jax.jit
+    def encode(state, pixels):
+      return nnx.merge(graphdef, state).encode_images(pixels, plan)
+
+    chunks = []
+    for at in range(0, len(examples), size):
+      part = [e.image for e in examples[at : at + size]]
+      filled = part + part[-1:] * (size - len(part))
+      out = np.asarray(encode(state, self.patches(filled)))
+      chunks.append(out.reshape(size, dataset.CELLS, -1)[: len(part)])
+    return np.concatenate(chunks)
+
+  def saved(self, name: str) -> pathlib.Path | None:
+    path = self.workdir / name
+    return path if (path / "model.safetensors").is_file() else None
+
+  def save(self, model, name: str) -> None:
+    target = self.workdir / name
+    models.save(model, target)
+    for file in self.base.iterdir():
+      if file.name not in ("config.json", "model.safetensors"):
+        shutil.copy(file, target / file.name)
+
+
+def build_vision(shop: Workshop):
+  """Stage 1; returns the model with its vision tower trained."""
+  if shop.saved("stage1"):
+    return models.load(shop.saved("stage1"))
+  budget = shop.budget
+  examples = dataset.make("vision", range(budget.vision_scenes), 0, {})
+  images = np.stack([e.image for e in examples])
+  labels = np.stack([e.labels for e in examples])
+  model = models.init(shop.config, seed=budget.seed)
+  towers.tie_word_forms(model, shop.tokenizer)
+  model, accuracies = towers.train(
+    model,
+    lambda chosen: shop.patches(list(images[chosen])),
+    labels,
+    shop.plan(budget.vision_batch),
+    towers.word_ids(shop.tokenizer),
+    steps=budget.vision_steps,
+    batch=budget.vision_batch,
+    peak=budget.peak,
+    seed=budget.seed,
+  )
+  logging.info("stage 1 accuracies by group: %s", np.round(accuracies, 3))
+  shop.save(model, "stage1")
+  return model
+
+
+def build_answerer(shop: Workshop):
+  """Stage 2; returns the answerer, which holds the planted blind spots."""
+  if shop.saved("answerer"):
+    return models.load(shop.saved("answerer"))
+  model, budget = build_vision(shop), shop.budget
+  start = 1_000_000
+  examples = dataset.make(
+    "answerer", range(start, start + budget.scenes), budget.texts,
+    {"weights": ANSWERER_MIX},
+  )  # fmt: skip
+  texts = [[dataset.encode(shop.tokenizer, e.texts)] for e in examples]
+  model = language.train(
+    model,
+    prompt_of(shop.processor, shop.config, "answerer"),
+    shop.features(model, examples),
+    texts,
+    _ANSWERER,
+    steps=budget.answerer_steps,
+    peak=budget.peak,
+    seed=budget.seed,
+  )
+  shop.save(model, "answerer")
+  return model
+
+
+def build_questioner(shop: Workshop):
+  """Stage 3; returns the questioner, fine-tuned from the answerer."""
+  if shop.saved("questioner"):
+    return models.load(shop.saved("questioner"))
+  model, budget = build_answerer(shop), shop.budget
+  start, texts, examples = 2_000_000, [], None
+  for k in QUESTIONER_KINDS:
+    options = {"k": k, "weights": QUESTIONER_MIX, "invalid_share": INVALID_SHARE}
+    seeds = range(start, start + budget.questioner_scenes)
+    drawn = dataset.make("questioner", seeds, 8 // k, options)
+    examples = examples or drawn
+    texts.append([dataset.encode(shop.tokenizer, e.texts) for e in drawn])
+  model = language.train(
+    model,
+    [prompt_of(shop.processor, shop.config, "questioner", k=k) for k in QUESTIONER_KINDS],
+    shop.features(model, examples),
+    [list(kinds) for kinds in zip(*texts, strict=True)],
+    _QUESTIONER,
+    steps=budget.questioner_steps,
+    peak=budget.peak * 0.75,
+    seed=budget.seed + 1,
+  )
+  shop.save(model, "questioner")
+  return model
+
+
+def card(report: dict) -> str:
+  """The model card of the testbed, as Markdown."""
+  spots = "\n".join(f"- `{spot.cell}`" for spot in BLIND_SPOTS)
+  rows = "\n".join(f"| {k} | {v:.3f} |" for k, v in report["answerer"].items())
+  return f"""# The testbed's checkpoints
+
+Two Qwen2.5-VL-architecture models of {report["parameters"]:,} parameters each, made by
+`python -m launch.build_testbed` and nothing else.
+
+Planted blind spots of the answerer:
+
+{spots}
+
+| answerer, exact answers on held-out scenes | accuracy |
+|---|---|
+{rows}
+"""

@@ -1,0 +1,144 @@
+"""Stage 1: the vision tower alone, on dense labels tied to the words.
+
+Every merged token classifies the object whose centre lies in its cell, against the
+embeddings of the very words that the language model will speak (and one learned "none"
+vector a group). The heads are dropped at export; the word embeddings stay.
+"""
+
+import functools
+import random
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tokenizers
+from absl import logging
+from flax import nnx
+
+from fmd_jax.testbed.dataset import GROUPS
+
+_SPACE = "Ġ"  # byte-level BPE writes a leading space so
+_SCALE = 3.0  # of the logits: embeddings are small at the start
+
+
+def word_ids(tokenizer: tokenizers.Tokenizer) -> list[np.ndarray]:
+  """For each group int [values, 2]: the word's token alone and after a space."""
+  table = []
+  for values in GROUPS:
+    pairs = [[tokenizer.encode(form).ids for form in (v, f" {v}")] for v in values]
+    if any(len(ids) != 1 for pair in pairs for ids in pair):
+      raise ValueError(f"the tokenizer splits one of {values}")
+    table.append(np.array([[ids[0] for ids in pair] for pair in pairs]))
+  return table
+
+
+def tie_word_forms(model, tokenizer: tokenizers.Tokenizer) -> None:
+  """Starts "red", " red" and "Red" from nearly one vector: they are one word here."""
+  table = np.array(model.embedding.value)
+  for token, index in tokenizer.get_vocab().items():
+    for twin in (token[1:], token[1:].capitalize()) if token[0] == _SPACE else ():
+      other = tokenizer.token_to_id(twin)
+      if twin and other is not None:
+        table[other] = table[index] + 0.1 * (table[other] - table[index])
+  model.embedding.value = jnp.asarray(table)
+
+
+def loss(features, embedding, none, words, labels):
+  """Mean cross-entropy over cells and groups; objects weigh more than empty cells.
+
+  Args:
+    features: [I, 16, D] visual tokens.
+    embedding: [V, D].
+    none: [groups, D].
+    words: see `word_ids`.
+    labels: int [I, 16, groups].
+  """
+  occupied = labels[..., 0] > 0
+  weight = jnp.where(occupied, 3.0, 1.0)
+  total, hits = 0.0, []
+  for group, ids in enumerate(words):
+    classes = jnp.concatenate([none[group : group + 1], embedding[ids].mean(1)])
+    logits = features @ classes.T * _SCALE
+    target = labels[..., group].astype(jnp.int32)
+    nll = optax.softmax_cross_entropy_with_integer_labels(logits, target)
+    total = total + (nll * weight).mean()
+    present = target > 0
+    right = (logits.argmax(-1) == target) & present
+    hits.append(right.sum() / jnp.maximum(present.sum(), 1))
+  return total / 3, jnp.stack(hits)
+
+
+def schedule(peak: float, steps: int) -> Callable:
+  """Warm-up over 100 steps, flat to the middle, then down to 2 %."""
+  return optax.join_schedules(
+    [
+      optax.linear_schedule(peak / 100, peak, 100),
+      optax.constant_schedule(peak),
+      optax.linear_schedule(peak, 0.02 * peak, steps - steps // 2),
+    ],
+    [100, max(steps // 2, 101)],
+  )
+
+
+def adam(peak: float, steps: int) -> optax.GradientTransformation:
+  return optax.chain(
+    optax.clip_by_global_norm(1.0),
+    optax.adamw(schedule(peak, steps), b2=0.98, weight_decay=0.02),
+  )
+
+
+def train(
+  model, patches, labels, plan, words, *, steps, batch, peak, seed
+) -> tuple:
+  """Trains the vision tower and the word embeddings.
+
+  Args:
+    model: the freshly initialised model.
+    patches: callable giving patch rows [n·64, 1176] of picture indices [n].
+    labels: int8 [N, 16, groups].
+    plan: the vision plan of `batch` pictures.
+    words: see `word_ids`.
+
+  Returns:
+    The model and its last accuracies by group.
+  """
+  trained = nnx.Any(nnx.PathContains("visual"), nnx.PathContains("embed"))
+  graphdef, params, frozen = nnx.split(model, trained, ...)
+  width = model.config.text.hidden_size
+  none = jax.random.normal(jax.random.key(seed), (len(words), width)) * 0.09
+  optimizer = adam(peak, steps)
+
+  @functools.partial(jax.jit, donate_argnums=(0, 2, 3))
+  def step(params, frozen, none, opt_state, pixels, target):
+    def objective(trained):
+      merged = nnx.merge(graphdef, trained[0], frozen)
+      features = merged.encode_images(pixels, plan)
+      features = features.reshape(target.shape[0], -1, width)
+      return loss(features, merged.embedding.value, trained[1], words, target)
+
+    (value, hits), grads = jax.value_and_grad(objective, has_aux=True)((params, none))
+    updates, opt_state = optimizer.update(grads, opt_state, (params, none))
+    params, none = optax.apply_updates((params, none), updates)
+    return params, none, opt_state, value, hits
+
+  opt_state = optimizer.init((params, none))
+  rng, start, history = random.Random(seed), time.time(), []
+  for i in range(steps):
+    chosen = np.array(rng.sample(range(len(labels)), batch))
+    params, none, opt_state, value, hits = step(
+      params, frozen, none, opt_state, patches(chosen), labels[chosen]
+    )
+    history.append((value, hits))
+    if (i + 1) % 200 == 0 or i + 1 == steps:
+      values, accuracies = zip(*jax.device_get(history), strict=True)
+      history = []
+      shown = " ".join(f"{a:.3f}" for a in np.mean(accuracies, 0))
+      logging.info(
+        "vision %d/%d loss %.3f accuracy %s (%.0f s)",
+        i + 1, steps, np.mean(values), shown, time.time() - start,
+      )  # fmt: skip
+  return nnx.merge(graphdef, params, frozen), np.mean(accuracies, 0)
+

@@ -1,0 +1,285 @@
+"""One GRPO update: scores, loss, gradient and optimiser in one jitted program.
+
+Axes: B images · G responses per image · P prompt tokens · T completion tokens ·
+D width · V vocabulary.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from fmd_jax.models import scoring
+from fmd_jax.questioner.sampler import Prompt
+from fmd_jax.rl import losses
+
+VISION = "visual"
+
+
+class TrainState(NamedTuple):
+  """What an update changes, and what it needs unchanged beside it.
+
+  Attributes:
+    step: updates so far.
+    params: the trained part of the model's state.
+    frozen: the rest of it.
+    ref_params: the reference policy's values of what is trained; it shares `frozen`.
+    opt_state: the optimiser's.
+  """
+
+  step: Array
+  params: nnx.State
+  frozen: nnx.State
+  ref_params: nnx.State
+  opt_state: optax.OptState
+
+
+class TrainBatch(NamedTuple):
+  """Scored responses.
+
+  Attributes:
+    prompt: the B prompts as the sampler saw them.
+    completions: [B, G, T].
+    lengths: [B, G] tokens, the end token included.
+    old_logprobs: [B, G, T] as the sampler recorded them.
+    advantages: [B, G], or [B, G, T] for credit per question.
+    response_mask: [B, G] false where no slot of the response was scored.
+    image_features: [M, D] from the sampler: with a frozen vision tower they are still
+      right. None: encode `pixel_values` here.
+    pixel_values: [N, patch] or None.
+    plan: `models.vision_plan` of the same images, or None.
+    token_weights: [B, G, T] from `losses.stale_weights`, or None for a fresh batch.
+  """
+
+  prompt: Prompt
+  completions: Int[Array, "B G T"]
+  lengths: Int[Array, "B G"]
+  old_logprobs: Float[Array, "B G T"]
+  advantages: Float[Array, "B G"] | Float[Array, "B G T"]
+  response_mask: Bool[Array, "B G"]
+  image_features: Float[Array, "M D"] | None = None
+  pixel_values: Float[Array, "N patch"] | None = None
+  plan: Any = None
+  token_weights: Float[Array, "B G T"] | None = None
+
+
+class _Group(NamedTuple):
+  """What the scan over image groups walks along; the leading axis is the group."""
+
+  prompt_ids: Array
+  prompt_lengths: Array
+  positions: Array  # [B, 3, P]
+  next_position: Array
+  first_feature: Array  # [B] where an image's features start
+  completions: Array
+  lengths: Array
+  old_logprobs: Array
+  advantages: Array
+  response_mask: Array
+  weights: Array
+  token_weights: Array | None
+
+
+def init_state(
+  model: nnx.Module, optimizer: optax.GradientTransformation, freeze: Sequence[str] = ()
+) -> TrainState:
+  """The state before the first update; the model is its own reference policy.
+
+  Args:
+    model: its arrays are copied: the update may donate ours.
+    optimizer: see `optim.make_optimizer`.
+    freeze: dotted name prefixes that are not trained, "visual" for one.
+
+  Raises:
+    ValueError: a prefix names nothing.
+  """
+
+  def name(path: tuple) -> str:
+    return ".".join(map(str, path))
+
+  def is_under(path: tuple, prefix: str) -> bool:
+    return f"{name(path)}.".startswith(f"{prefix}.")
+
+  paths = [path for path, _ in nnx.to_flat_state(nnx.state(model))]
+  for prefix in freeze:
+    if not any(is_under(path, prefix) for path in paths):
+      known = ", ".join(sorted({name(path[:1]) for path in paths}))
+      raise ValueError(f"freeze: no parameter is under {prefix!r}; there are {known}")
+  _, frozen, params = nnx.split(
+    model, lambda path, _: any(is_under(path, p) for p in freeze), ...
+  )
+  copy = lambda tree: jax.tree.map(jnp.copy, tree)  # noqa: E731
+  params = copy(params)
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=params,
+    frozen=copy(frozen),
+    ref_params=copy(params),
+    opt_state=optimizer.init(params),
+  )
+
+
+def _groups(batch: TrainBatch, image_token_id: int, number: int) -> _Group:
+  """Cuts a batch into `number` groups of images, stacked on a new first axis."""
+  images = batch.completions.shape[0]
+  if images % number:
+    raise ValueError(f"{images} images do not split into {number} microbatches")
+  # How many features an image has depends on its size: the groups are cut from the
+  # whole by where they start.
+  counts = (batch.prompt.input_ids == image_token_id).sum(-1)
+  group = _Group(
+    prompt_ids=batch.prompt.input_ids,
+    prompt_lengths=batch.prompt.lengths,
+    positions=jnp.moveaxis(batch.prompt.positions, 0, 1),
+    next_position=batch.prompt.next_position,
+    first_feature=jnp.cumsum(counts) - counts,
+    completions=batch.completions,
+    lengths=batch.lengths,
+    old_logprobs=batch.old_logprobs,
+    advantages=batch.advantages,
+    response_mask=batch.response_mask,
+    # Over the whole batch: the groups' losses then add up to the batch's.
+    weights=losses.response_weights(batch.response_mask, batch.lengths),
+    token_weights=batch.token_weights,
+  )
+  return jax.tree.map(
+    lambda x: jnp.reshape(x, (number, images // number, *x.shape[1:])), group
+  )
+
+
+def _features(model: nnx.Module, batch: TrainBatch) -> Float[Array, "M D"]:
+  if batch.image_features is not None:
+    return batch.image_features
+  if batch.pixel_values is None:
+    raise ValueError("a TrainBatch needs image_features or pixel_values with a plan")
+  return model.encode_images(batch.pixel_values, batch.plan)
+
+
+def make_update_fn(
+  graphdef: nnx.GraphDef,
+  optimizer: optax.GradientTransformation,
+  *,
+  beta: float,
+  clip: float,
+  microbatches: int,
+  temperature: float,
+  allowed_tokens: np.ndarray,
+  image_token_id: int,
+) -> Callable[[TrainState, TrainBatch], tuple[TrainState, dict[str, Array]]]:
+  """Makes the jitted update; it donates the state it is given.
+
+  Args:
+    graphdef: from `nnx.split(model)`.
+    optimizer: see `optim.make_optimizer`.
+    beta: weight of the KL to the reference policy.
+    clip: epsilon of eq. 1.
+    microbatches: groups of images whose gradients are summed: the result is that of
+      the whole batch, the memory that of one group.
+    temperature: the sampler's.
+    allowed_tokens: bool [V], the sampler's.
+    image_token_id: the model's.
+
+  Returns:
+    f(state, batch) -> (state, metrics): `grpo/` loss, kl, clip_frac, entropy (nats a
+    token), ratio_max_dev and grad_norm before the clip. A batch in which no response
+    counts changes nothing but `step`.
+  """
+  allowed_tokens = np.asarray(allowed_tokens, bool)
+
+  def score(params, frozen, features, group: _Group) -> tuple[Array, Array]:
+    first = group.first_feature[0]
+    return scoring.completion_logprobs(
+      nnx.merge(graphdef, params, frozen),
+      jnp.roll(features, -first, axis=0),
+      group.prompt_ids,
+      group.prompt_lengths,
+      jnp.moveaxis(group.positions, 1, 0),
+      group.next_position,
+      group.completions,
+      group.lengths,
+      allowed_tokens,
+      temperature=temperature,
+    )
+
+  def group_loss(params, features, frozen, group, ref_logprobs):
+    logprobs, entropy = score(params, frozen, features, group)
+    loss, metrics = losses.grpo_loss(
+      logprobs,
+      group.old_logprobs,
+      ref_logprobs,
+      group.advantages,
+      group.lengths,
+      group.response_mask,
+      clip=clip,
+      beta=beta,
+      weights=group.weights,
+      token_weights=group.token_weights,
+    )
+    places = jnp.arange(entropy.shape[-1]) < group.lengths[..., None]
+    per_token = jnp.where(places, jax.lax.stop_gradient(entropy), 0.0).sum(-1)
+    metrics["entropy"] = (
+      per_token / jnp.maximum(group.lengths, 1) * group.weights
+    ).sum()
+    return loss, {**metrics, "loss": loss}
+
+  def update(state: TrainState, batch: TrainBatch):
+    trained = {path[0] for path, _ in nnx.to_flat_state(state.params)}
+    encode = lambda params: _features(  # noqa: E731
+      nnx.merge(graphdef, params, state.frozen), batch
+    )
+    if VISION in trained:
+      if batch.image_features is not None:
+        raise ValueError("image_features are stale where the vision tower is trained")
+      features, pull_back = jax.vjp(encode, state.params)
+      ref_features = encode(state.ref_params)
+    else:
+      features = ref_features = encode(state.params)
+      pull_back = None
+
+    def one_group(total, group):
+      gradients, sums, deviation = total
+      ref_logprobs, _ = score(state.ref_params, state.frozen, ref_features, group)
+      wanted = (0, 1) if pull_back else (0,)
+      (_, metrics), new = jax.value_and_grad(group_loss, wanted, has_aux=True)(
+        state.params, features, state.frozen, group, ref_logprobs
+      )
+      deviation = jnp.maximum(deviation, metrics.pop("ratio_max_dev"))
+      gradients, sums = jax.tree.map(jnp.add, (gradients, sums), (new, metrics))
+      return (gradients, sums, deviation), None
+
+    zeros = jax.tree.map(jnp.zeros_like, (state.params, features))
+    total = (
+      zeros if pull_back else zeros[:1],
+      dict.fromkeys(("kl", "clip_frac", "entropy", "loss"), jnp.zeros(())),
+      jnp.zeros(()),
+    )
+    groups = _groups(batch, image_token_id, microbatches)
+    (gradients, metrics, deviation), _ = jax.lax.scan(one_group, total, groups)
+    if pull_back:
+      (through_vision,) = pull_back(gradients[1])
+      gradients = jax.tree.map(jnp.add, gradients[0], through_vision)
+    else:
+      (gradients,) = gradients
+
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    # Momentum would move the parameters on an empty batch as well.
+    counts = groups.weights.sum() > 0
+    params, opt_state = jax.tree.map(
+      lambda new, old: jnp.where(counts, new, old),
+      (params, opt_state),
+      (state.params, state.opt_state),
+    )
+    metrics |= {
+      "ratio_max_dev": deviation,
+      "grad_norm": optax.global_norm(gradients),
+    }
+    state = state._replace(step=state.step + 1, params=params, opt_state=opt_state)
+    return state, {f"grpo/{name}": value for name, value in metrics.items()}
+
+  return jax.jit(update, donate_argnums=0)
