@@ -16,7 +16,6 @@ from fmd_jax.inference import Embedder, Generator, identity
 from fmd_jax.questioner.parsing import parse_response
 from fmd_jax.types import CRITERIA, Answer, ImageExample, Question, Record, Verdict
 
-
 _REWARD_FIELDS = ("delta_emb", "delta_ifreq", "reward", "response_reward")
 
 

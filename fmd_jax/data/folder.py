@@ -74,7 +74,6 @@ class Folder:
 def read_rgb(path: str | os.PathLike) -> Image.Image:
   """Reads a picture as a person sees it: upright, 8 bits, on white, first frame."""
   with Image.open(path) as image:
-    image.load()
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
       # 16 bits: a plain conversion would clip all but the darkest 256 values.

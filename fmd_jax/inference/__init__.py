@@ -14,6 +14,7 @@ from fmd_jax.inference.protocol import (
   identity,
 )
 from fmd_jax.inference.specs import (
+  checkpoint_folder,
   is_remote,
   load_engine,
   needs_sidecar,
@@ -22,6 +23,7 @@ from fmd_jax.inference.specs import (
 )
 
 __all__ = [
+  "checkpoint_folder",
   "Embedder",
   "Generator",
   "InferenceError",

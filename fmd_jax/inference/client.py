@@ -26,9 +26,12 @@ _OPTIONS = (
   # A process that is stopped keeps its connection: only a ping notices.
   ("grpc.keepalive_time_ms", 10_000),
   ("grpc.keepalive_timeout_ms", 20_000),
+  # Without it a ping has 60 s to come back, whatever keepalive_timeout says.
+  ("grpc.http2.ping_timeout_ms", 20_000),
   ("grpc.http2.max_pings_without_data", 0),
   ("grpc.initial_reconnect_backoff_ms", 200),
-  ("grpc.min_reconnect_backoff_ms", 200),
+  # This one is also how long an attempt to connect may take.
+  ("grpc.min_reconnect_backoff_ms", 5_000),
   ("grpc.max_reconnect_backoff_ms", 2_000),
   # http_proxy in the environment is for the web, not for a sidecar.
   ("grpc.enable_http_proxy", 0),
@@ -60,7 +63,6 @@ class Connection:
     self._channel = grpc.insecure_channel(address, options=_OPTIONS)
     self._stub = rpc.SidecarStub(self._channel)
     self._lock = threading.Lock()
-    self._uploaded: set[str] = set()
     self._identities: dict[str, tuple[str, str]] = {}
 
   def close(self) -> None:
@@ -115,13 +117,10 @@ class Connection:
       try:
         response = self._stub.Generate(message, timeout=give_up - time.monotonic())
       except grpc.RpcError as error:
-        # Images leave the store when it is full or its process is a new one.
-        if (
-          error.code() != grpc.StatusCode.FAILED_PRECONDITION or attempt == _UPLOADS - 1
-        ):
+        # Images leave a store that is full, also between the upload and this call.
+        lost = error.code() == grpc.StatusCode.FAILED_PRECONDITION
+        if not lost or attempt == _UPLOADS - 1:
           raise
-        with self._lock:
-          self._uploaded.difference_update(digests.values())
         continue
       if len(response.replies) != len(requests):
         raise InferenceError(
@@ -133,17 +132,16 @@ class Connection:
     raise AssertionError("unreachable")
 
   def _upload(self, digests: dict[bytes, str], give_up: float) -> None:
-    with self._lock:
-      unsure = {d: image for image, d in digests.items() if d not in self._uploaded}
-    if not unsure:
+    """Sends the images that the sidecar does not have; it is asked every time,
+    because it may be a new process by now."""
+    if not digests:
       return
-    asked = pb.HasImagesRequest(sha256=list(unsure))
+    asked = pb.HasImagesRequest(sha256=list(digests.values()))
     answer = self._stub.HasImages(asked, timeout=give_up - time.monotonic())
     if answer.missing:
-      chunks = _chunks((digest, unsure[digest]) for digest in answer.missing)
+      images = {digest: image for image, digest in digests.items()}
+      chunks = _chunks((digest, images[digest]) for digest in answer.missing)
       self._stub.PutImages(chunks, timeout=give_up - time.monotonic())
-    with self._lock:
-      self._uploaded.update(unsure)
 
   def _describe(self, timeout: float) -> pb.DescribeResponse:
     return self._stub.Describe(pb.DescribeRequest(), timeout=timeout)
@@ -163,9 +161,7 @@ class Connection:
         self._wait(begun, error)
 
   def _wait(self, begun: float, error: grpc.RpcError) -> None:
-    """Returns when the sidecar answers, with no memory of what it had stored."""
-    with self._lock:
-      self._uploaded.clear()
+    """Returns when the sidecar answers."""
     start, said, pause = time.monotonic(), None, 0.1
     while True:
       now = time.monotonic()

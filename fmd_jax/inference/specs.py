@@ -141,6 +141,34 @@ def _whole(spec: str, query: dict[str, str], key: str) -> int | None:
   return int(query[key])
 
 
+def checkpoint_folder(spec: str) -> str:
+  """The folder, or the hub id, that an `hf://` spec names.
+
+  Raises:
+    SpecError: it is no `hf://` spec, or there is no such folder.
+  """
+  scheme, rest, _ = split(spec)
+  if scheme != "hf":
+    raise SpecError(f"{spec!r} names no checkpoint folder; hf:///path/to/folder does")
+  if rest.startswith("testbed/"):
+    package = importlib.util.find_spec("fmd_jax").submodule_search_locations[0]
+    folder = pathlib.Path(package) / "testbed" / "assets" / rest[len("testbed/") :]
+    if not folder.is_dir():
+      raise SpecError(f"{spec!r}: the testbed has no checkpoint {folder.name!r}")
+    return str(folder)
+  if not rest.startswith("/") or rest == "/":
+    raise SpecError(
+      f"{spec!r}: hf:// takes an absolute path (hf:///path), a hub id "
+      "(hf:///org/name) or hf://testbed/answerer"
+    )
+  if pathlib.Path(rest).is_dir():
+    return rest
+  hub_id = rest.strip("/")
+  if hub_id.count("/") != 1:
+    raise SpecError(f"{spec!r}: there is no folder {rest}")
+  return hub_id
+
+
 def _hf(spec: str, rest: str, query: dict[str, str]) -> Generator:
   from fmd_jax.inference.engines import hf
 
@@ -153,23 +181,11 @@ def _hf(spec: str, rest: str, query: dict[str, str]) -> Generator:
   }
   if options["dtype"] not in ("float32", "bfloat16", "float16"):
     raise SpecError(f"{spec!r}: dtype is one of float32, bfloat16, float16")
-  if rest.startswith("testbed/"):
-    package = importlib.util.find_spec("fmd_jax").submodule_search_locations[0]
-    folder = pathlib.Path(package) / "testbed" / "assets" / rest[len("testbed/") :]
-    if not folder.is_dir():
-      raise SpecError(f"{spec!r}: the testbed has no checkpoint {folder.name!r}")
-    return hf.HFEngine(str(folder), name=rest, **options)
-  if not rest.startswith("/") or rest == "/":
-    raise SpecError(
-      f"{spec!r}: hf:// takes an absolute path (hf:///path), a hub id "
-      "(hf:///org/name) or hf://testbed/answerer"
-    )
-  if pathlib.Path(rest).is_dir():
-    return hf.HFEngine(rest, name=pathlib.Path(rest).name, **options)
-  hub_id = rest.strip("/")
-  if hub_id.count("/") != 1:
-    raise SpecError(f"{spec!r}: there is no folder {rest}")
-  return hf.HFEngine(hub_id, name=hub_id, **options)
+  folder = checkpoint_folder(spec)
+  name = rest if rest.startswith("testbed/") else rest.strip("/").split("/")[-1]
+  return hf.HFEngine(
+    folder, name=name if pathlib.Path(folder).is_dir() else folder, **options
+  )
 
 
 def _oracle(spec: str, rest: str, query: dict[str, str]) -> Generator:

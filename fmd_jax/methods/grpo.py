@@ -1,6 +1,6 @@
 """GRPO, the paper's RL: ask, answer, judge, score, update.
 
-    image -> questions -> answers -> verdicts -> rewards -> advantages -> update
+image -> questions -> answers -> verdicts -> rewards -> advantages -> update
 """
 
 import time
@@ -26,12 +26,13 @@ def run(run: Run) -> None:
 
   # ---- state: from the folder, or from the last checkpoint -----------------------
   optimizer = optim.make_optimizer(
-    learning_rate=config.optimizer.learning_rate,
+    optim.learning_rate_schedule(
+      config.optimizer.learning_rate, warmup_steps=config.optimizer.warmup_steps
+    ),
     b1=config.optimizer.b1,
     b2=config.optimizer.b2,
     eps=config.optimizer.eps,
     weight_decay=config.optimizer.weight_decay,
-    warmup_steps=config.optimizer.warmup_steps,
     max_grad_norm=config.optimizer.max_grad_norm,
   )
   state = init_state(agent.model, optimizer, tuple(config.optimizer.frozen))
@@ -68,7 +69,9 @@ def run(run: Run) -> None:
 
       result = run.judge(images, texts, banks, step)
       advantages = rl.group_advantages(
-        jnp.asarray(result.rewards), jnp.asarray(result.mask), config.advantage.std_floor
+        jnp.asarray(result.rewards),
+        jnp.asarray(result.mask),
+        config.advantage.std_floor,
       )
       clock.append(time.perf_counter())
 

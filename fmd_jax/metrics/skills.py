@@ -29,14 +29,14 @@ def skill_coverage(skills: Sequence[Sequence[str]]) -> float | None:
 
 
 def _incidence(df: pd.DataFrame):
-  """Distinct (row, skill) pairs of the valid rows, as codes.
+  """Distinct (row, skill) pairs of the valid rows with known skills, as codes.
 
   Returns:
     Names of the S skills, sorted; then [M] skill codes, [M] image codes, [M]
     failure flags; then the number of images.
   """
   columns = flags(df)
-  valid = columns["valid"]
+  valid = columns["valid"] & df["skills"].notna().to_numpy()
   images, image_ids = pd.factorize(df["image_id"], sort=True)
   own = [sorted(set(skills)) for skills in df.loc[valid, "skills"]]
   lengths = [len(skills) for skills in own]
@@ -60,8 +60,8 @@ def skill_table(
   half of the images and `estimate` from the other, which had no part in it.
 
   Args:
-    df: rows with image_id, status, valid, correct and `skills`, a list for each
-      valid row.
+    df: rows with image_id, status, valid, correct and `skills`, a list; valid rows
+      where it is null are left out.
     more_than: skills with this many questions or fewer are left out.
     resamples: draws of the bootstrap, clustered by image.
     seed: of the draws and of the halves.

@@ -25,8 +25,8 @@ def summarise(
   """Rates, diversity and skills of some rows, as plain JSON.
 
   Args:
-    df: rows with image_id, status, question, valid, correct, and `skills` (a list
-      for each valid row) when the skills are known.
+    df: rows with image_id, status, question, valid, correct, and `skills`, a list,
+      where the skills of a valid row are known.
     embeddings: [N, E] of the questions of the N valid rows, in their order
       (`df.loc[flags(df)["valid"], "question"]`); None leaves "sd" out.
     common_n: the number of valid questions at which "rarefied" diversity is given,
@@ -41,7 +41,8 @@ def summarise(
     value, low, high, count, n; "failures" with rows and distinct; "ld" as of
     `prefix_entropy`; "sd" with vendi, mean_cosine, n; "skills" with count,
     coverage, more_than, table. "ld", "sd" and "skills" hold "rarefied" and
-    "common_n". "sd" and "skills" are None when not given.
+    "common_n". "sd" and "skills" are None when nothing
+    is known of them.
 
   Raises:
     ValueError: when embeddings and valid rows differ in number.
@@ -53,7 +54,7 @@ def summarise(
     raise ValueError(f"{len(embeddings)} embeddings for {n} valid rows")
   found = rates(df, resamples=resamples, seed=seed, level=level)
 
-  def at_common_n(measure) -> dict[str, Any]:
+  def at_common_n(measure, n=n) -> dict[str, Any]:
     value = None
     if common_n is not None:
       value = rarefied(measure, n, common_n, draws=draws, seed=seed)
@@ -80,8 +81,8 @@ def summarise(
       "mean_cosine": mean_cosine(embeddings),
       "n": n,
     } | at_common_n(lambda i: vendi(embeddings[i]))
-  if "skills" in df:
-    skills = [list(own) for own in rows["skills"]]
+  if "skills" in df and rows["skills"].notna().any():
+    skills = [list(own) for own in rows["skills"].dropna()]
     table = skill_table(df, resamples=resamples, seed=seed, level=level)
     cells = table.astype(object).where(table.notna(), None)
     out["skills"] = {
@@ -89,5 +90,5 @@ def summarise(
       "coverage": skill_coverage(skills),
       "more_than": MORE_THAN,
       "table": cells.to_dict("records"),
-    } | at_common_n(lambda i: n_skills([skills[j] for j in i]))
+    } | at_common_n(lambda i: n_skills([skills[j] for j in i]), len(skills))
   return out

@@ -149,7 +149,9 @@ def _ids(value: int | list[int] | None) -> tuple[int, ...]:
 def _require(given: dict[str, Any], wanted: dict[str, Any], where: str) -> None:
   for key, value in wanted.items():
     if key in given and given[key] != value:
-      raise ConfigError(f"{where}{key} = {given[key]!r} is not supported ({value!r} is)")
+      raise ConfigError(
+        f"{where}{key} = {given[key]!r} is not supported ({value!r} is)"
+      )
 
 
 def _text_rope(text: dict[str, Any]) -> tuple[float, tuple[int, ...]]:
@@ -157,7 +159,9 @@ def _text_rope(text: dict[str, Any]) -> tuple[float, tuple[int, ...]]:
   rope = dict(text.get("rope_scaling") or text.get("rope_parameters") or {})
   kinds = {rope.get("rope_type"), rope.get("type")} - {None}
   if not kinds <= {"default", "mrope"}:
-    raise ConfigError(f"rope type {sorted(kinds)} is not supported (default, mrope are)")
+    raise ConfigError(
+      f"rope type {sorted(kinds)} is not supported (default and mrope are)"
+    )
   if rope.get("mrope_interleaved"):
     raise ConfigError("interleaved M-RoPE is not supported (it is Qwen3-VL's)")
   theta = rope.get("rope_theta") or text.get("rope_theta") or _ROPE_THETA

@@ -78,7 +78,9 @@ def inverse_frequencies(theta: float, width: int) -> np.ndarray:
 
 
 def rotate(
-  x: Float[Array, "... H h"], cos: Float[Array, "... half"], sin: Float[Array, "... half"]
+  x: Float[Array, "... H h"],
+  cos: Float[Array, "... half"],
+  sin: Float[Array, "... half"],
 ) -> Float[Array, "... H h"]:
   """Rotary embedding: the two halves of a head are the two coordinates. In fp32."""
   first, second = jnp.split(x.astype(jnp.float32), 2, -1)

@@ -28,9 +28,7 @@ class Qwen2_5_VL(nnx.Module):
   `nnx.split` it once, and `nnx.merge` inside the jitted function.
   """
 
-  def __init__(
-    self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: Any = jnp.float32
-  ):
+  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: Any = jnp.float32):
     self.config = config
     self.visual = VisionTower(config.vision, dtype, rngs)
     self.language_model = TextModel(config.text, dtype, rngs)
@@ -199,7 +197,10 @@ def _forward(graphdef, params, input_ids, pixel_values, plan, positions, seen):
 
 def init(config: ModelConfig, seed: int, dtype: Any = jnp.float32) -> Qwen2_5_VL:
   """A model with random weights, scaled for training from nothing."""
-  return Qwen2_5_VL(config, rngs=nnx.Rngs(seed), dtype=dtype)
+  make = lambda: Qwen2_5_VL(config, rngs=nnx.Rngs(seed), dtype=dtype)  # noqa: E731
+  # One compiled program: run one by one, the initialisers take a minute to compile.
+  params = jax.jit(lambda: nnx.state(make()))()
+  return nnx.merge(nnx.graphdef(nnx.eval_shape(make)), params)
 
 
 def sampleable_tokens(

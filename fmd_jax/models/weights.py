@@ -190,7 +190,8 @@ def save(
   if source is not None:
     for path in pathlib.Path(source).iterdir():
       ours = path.name == "config.json" or ".safetensors" in path.name
-      if path.is_file() and not ours and (folder / path.name).resolve() != path.resolve():
+      same = (folder / path.name).resolve() == path.resolve()
+      if path.is_file() and not ours and not same:
         shutil.copyfile(path, folder / path.name)
   embedding = model.language_model.embed_tokens.embedding
   configs.to_folder(model.config, folder, jnp.dtype(embedding.dtype).name)

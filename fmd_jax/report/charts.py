@@ -7,7 +7,7 @@ from typing import NamedTuple
 from markupsafe import Markup, escape
 
 _W, _H = 360, 210  # of the view box; the page scales it
-_LEFT, _RIGHT, _TOP, _BOTTOM = 40, 8, 10, 24
+_LEFT, _RIGHT, _TOP, _BOTTOM = 40, 8, 10, 28
 
 
 class Line(NamedTuple):
@@ -63,8 +63,8 @@ def line_chart(
     parts.append(_text(_LEFT - 5, y + 3.5, text, "end"))
   for tick in x_ticks:
     if tick <= x_span[1]:
-      parts.append(_text(to_x(tick), _H - 10, f"{tick:g}", "middle"))
-  parts.append(_text(_W - _RIGHT, _H - 1, x_label, "end"))
+      parts.append(_text(to_x(tick), _H - 14, f"{tick:g}", "middle"))
+  parts.append(_text(_W - _RIGHT, _H - 3, x_label, "end"))
   for line, some in zip(lines, points, strict=True):
     if len(some) == 1:
       x, y = to_x(some[0][0]), to_y(some[0][1])

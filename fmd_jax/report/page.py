@@ -208,8 +208,8 @@ def _headline(run: Run) -> list[str]:
     ratio = metrics.fdr_ratio(own["grpo"], own["zero_shot"])
     if None not in (ratio["value"], ratio["low"], ratio["high"]):
       sentences.append(
-        f"RL fails the model {ratio['value']:.2f} times as often as Zero Shot does "
-        f"(95% interval {ratio['low']:.2f} to {ratio['high']:.2f})."
+        f"RL's questions fail the model {ratio['value']:.2f} times as often as "
+        f"Zero Shot's (95% interval {ratio['low']:.2f} to {ratio['high']:.2f})."
       )
   return sentences
 

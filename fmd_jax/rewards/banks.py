@@ -52,11 +52,12 @@ class Banks:
     Returns:
       Arrays: {"embeddings": [N, E] float32}, or {} while there are none (orbax
       refuses arrays of size 0). And what goes to JSON: the length of each image's
-      bank in the order of the rows, the prefix counts, the prefix length.
+      bank, in the order of the rows, the prefix counts, the prefix length.
     """
     vectors = [v for bank in self._images.values() for v in bank]
     arrays = {"embeddings": np.stack(vectors)} if vectors else {}
-    sizes = {image_id: len(bank) for image_id, bank in self._images.items()}
+    # Pairs, not an object: the order says whose rows are whose.
+    sizes = [[image_id, len(bank)] for image_id, bank in self._images.items()]
     counts = dict(self.counts)
     meta = {"images": sizes, "counts": counts, "prefix_length": self.prefix_length}
     return arrays, meta
@@ -69,7 +70,7 @@ class Banks:
     banks = cls(meta["prefix_length"])
     banks.counts.update(meta["counts"])
     start = 0
-    for image_id, size in meta["images"].items():
+    for image_id, size in meta["images"]:
       rows = np.asarray(arrays["embeddings"][start : start + size], np.float32)
       banks._images[image_id] = list(rows)
       start += size

@@ -9,7 +9,7 @@ import random
 import numpy as np
 import tokenizers
 
-from fmd_jax.testbed.planted import believed_answer, blind_spot
+from fmd_jax.testbed.planted import believed_answer
 from fmd_jax.world.drawing import render as draw
 from fmd_jax.world.grammar import references
 from fmd_jax.world.invalid import INVALID_KINDS, sample_invalid
@@ -112,8 +112,10 @@ def _subject(verdict: QuestionVerdict, scene: Scene) -> tuple[int, ...]:
   if program.family in ("relation", "same", "larger", "majority", "compare"):
     return ()
   if program.target is not None:
-    return _cells(program.target, scene) if program.target.anchor is None else (
-      resolve(program.target, scene).cell,
+    return (
+      _cells(program.target, scene)
+      if program.target.anchor is None
+      else (resolve(program.target, scene).cell,)
     )
   return _cells(program.described, scene) if program.other is None else ()
 
@@ -128,14 +130,6 @@ def answerer_text(rng: random.Random, scene: Scene, weights: dict) -> Text:
   if subject:
     pointers.append(Pointer(len(head) - 1, len(head), subject))
   return Text(head + answer + END, len(head), pointers)
-
-
-def planted_share(rng: random.Random, n: int, weights: dict) -> float:
-  """The share of planted questions in what `answerer_text` draws."""
-  hits = 0
-  for _ in range(n):
-    hits += blind_spot(sample_question(rng, sample_scene(rng), weights).verdict) is not None
-  return hits / n
 
 
 def questioner_text(

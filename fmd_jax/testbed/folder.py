@@ -8,8 +8,14 @@ import pathlib
 import random
 
 import tokenizers
-from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
-from tokenizers import trainers
+from tokenizers import (
+  AddedToken,
+  decoders,
+  models,
+  normalizers,
+  pre_tokenizers,
+  trainers,
+)
 
 from fmd_jax.prompts import render
 from fmd_jax.world.questions import sample_question
@@ -180,11 +186,11 @@ def model_config(tokenizer: tokenizers.Tokenizer) -> dict:
     "hidden_act": "silu",
     "rms_norm_eps": 1e-6,
     "max_position_embeddings": 4096,
-    # A small base: with Qwen's 1e6 the height and width sections hardly turn over the
-    # four rows and columns of a picture this small.
+    # Qwen's own base. With a small one (10) every channel turns within a question, and
+    # words no longer find the visual token that they mean (see LOG.md).
     "rope_parameters": {
       "rope_type": "default",
-      "rope_theta": 10.0,
+      "rope_theta": 1e6,
       "mrope_section": [4, 6, 6],
     },
     "attention_dropout": 0.0,

@@ -116,14 +116,14 @@ def batch_of(
     arrays["segments"].append(segments)
     arrays["weights"].append(weights)
     places.append(placed)
-  stacked = {k: np.stack(v, 1 if k == "prompt_positions" else 0) for k, v in arrays.items()}
+  stacked = {
+    k: np.stack(v, 1 if k == "prompt_positions" else 0) for k, v in arrays.items()
+  }
   flat = features.reshape(-1, features.shape[-1])
   return sft.SftBatch(image_features=flat, **stacked), points, places
 
 
-def train(
-  model, prompts, features, texts, layout: Layout, *, steps, peak, seed
-):
+def train(model, prompts, features, texts, layout: Layout, *, steps, peak, seed):
   """Fine-tunes everything but the vision tower.
 
   Args:

@@ -10,7 +10,6 @@ stopped goes on from the last one.
 import dataclasses
 import json
 import pathlib
-import shutil
 
 import jax
 import numpy as np
@@ -19,6 +18,7 @@ from absl import logging
 from flax import nnx
 
 from fmd_jax import models
+from fmd_jax.models.config import from_folder
 from fmd_jax.models.processor import Processor
 from fmd_jax.prompts import render
 from fmd_jax.testbed import dataset, folder, language, towers
@@ -124,7 +124,7 @@ class Workshop:
       (self.base / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     self.tokenizer = tokenizers.Tokenizer.from_file(str(self.base / "tokenizer.json"))
     self.processor = Processor.from_folder(self.base)
-    self.config = models.ModelConfig.from_folder(self.base)
+    self.config = from_folder(self.base)
 
   def plan(self, pictures: int):
     grids = np.tile([[1, 8, 8]], (pictures, 1))
@@ -156,11 +156,7 @@ class Workshop:
     return path if (path / "model.safetensors").is_file() else None
 
   def save(self, model, name: str) -> None:
-    target = self.workdir / name
-    models.save(model, target)
-    for file in self.base.iterdir():
-      if file.name not in ("config.json", "model.safetensors"):
-        shutil.copy(file, target / file.name)
+    models.save(model, self.workdir / name, source=self.base)
 
 
 def build_vision(shop: Workshop):
@@ -172,7 +168,7 @@ def build_vision(shop: Workshop):
   images = np.stack([e.image for e in examples])
   labels = np.stack([e.labels for e in examples])
   model = models.init(shop.config, seed=budget.seed)
-  towers.tie_word_forms(model, shop.tokenizer)
+  towers.start_well(model, shop.tokenizer)
   model, accuracies = towers.train(
     model,
     lambda chosen: shop.patches(list(images[chosen])),
@@ -228,7 +224,10 @@ def build_questioner(shop: Workshop):
     texts.append([dataset.encode(shop.tokenizer, e.texts) for e in drawn])
   model = language.train(
     model,
-    [prompt_of(shop.processor, shop.config, "questioner", k=k) for k in QUESTIONER_KINDS],
+    [
+      prompt_of(shop.processor, shop.config, "questioner", k=k)
+      for k in QUESTIONER_KINDS
+    ],
     shop.features(model, examples),
     [list(kinds) for kinds in zip(*texts, strict=True)],
     _QUESTIONER,

@@ -18,7 +18,7 @@ import tokenizers
 from absl import logging
 from flax import nnx
 
-from fmd_jax.testbed.dataset import GROUPS
+from fmd_jax.testbed.dataset import CELLS, GROUPS
 
 _SPACE = "Ġ"  # byte-level BPE writes a leading space so
 _SCALE = 3.0  # of the logits: embeddings are small at the start
@@ -35,24 +35,42 @@ def word_ids(tokenizer: tokenizers.Tokenizer) -> list[np.ndarray]:
   return table
 
 
-def tie_word_forms(model, tokenizer: tokenizers.Tokenizer) -> None:
-  """Starts "red", " red" and "Red" from nearly one vector: they are one word here."""
-  table = np.array(model.embedding.value)
+def embedding(model) -> nnx.Param:
+  """The word embeddings [V, D], tied to the output."""
+  return model.language_model.embed_tokens.embedding
+
+
+def start_well(model, tokenizer: tokenizers.Tokenizer) -> None:
+  """Two aids to a model this small, before any training.
+
+  "red", " red" and "Red" start from nearly one vector: they are one word here. And
+  queries start near keys, so that equal contents attend to each other at once.
+  """
+  table = np.array(embedding(model)[...])
   for token, index in tokenizer.get_vocab().items():
     for twin in (token[1:], token[1:].capitalize()) if token[0] == _SPACE else ():
       other = tokenizer.token_to_id(twin)
       if twin and other is not None:
         table[other] = table[index] + 0.1 * (table[other] - table[index])
-  model.embedding.value = jnp.asarray(table)
+  embedding(model)[...] = jnp.asarray(table)
+  attention, config = model.language_model.layers.self_attn, model.config.text
+  keys = attention.k_proj.kernel[...]
+  shape = (*keys.shape[:2], config.num_key_value_heads, config.head_dim)
+  group = config.num_attention_heads // config.num_key_value_heads
+  repeated = jnp.repeat(keys.reshape(shape), group, axis=2).reshape(*keys.shape[:2], -1)
+  attention.q_proj.kernel[...] = repeated + 0.5 * attention.q_proj.kernel[...]
 
 
-def loss(features, embedding, none, words, labels):
+def loss(features, embedding, heads, words, labels):
   """Mean cross-entropy over cells and groups; objects weigh more than empty cells.
+
+  Each token must also tell which cell it is of: the language model has to know where
+  things are, and its own rotations are too slow for so small a picture.
 
   Args:
     features: [I, 16, D] visual tokens.
     embedding: [V, D].
-    none: [groups, D].
+    heads: "none" [groups, D] and "place" [D, 16]; dropped at export.
     words: see `word_ids`.
     labels: int [I, 16, groups].
   """
@@ -60,7 +78,7 @@ def loss(features, embedding, none, words, labels):
   weight = jnp.where(occupied, 3.0, 1.0)
   total, hits = 0.0, []
   for group, ids in enumerate(words):
-    classes = jnp.concatenate([none[group : group + 1], embedding[ids].mean(1)])
+    classes = jnp.concatenate([heads["none"][group : group + 1], embedding[ids].mean(1)])
     logits = features @ classes.T * _SCALE
     target = labels[..., group].astype(jnp.int32)
     nll = optax.softmax_cross_entropy_with_integer_labels(logits, target)
@@ -68,7 +86,11 @@ def loss(features, embedding, none, words, labels):
     present = target > 0
     right = (logits.argmax(-1) == target) & present
     hits.append(right.sum() / jnp.maximum(present.sum(), 1))
-  return total / 3, jnp.stack(hits)
+  cells = jnp.broadcast_to(jnp.arange(labels.shape[1]), labels.shape[:2])
+  logits = features @ heads["place"]
+  nll = optax.softmax_cross_entropy_with_integer_labels(logits, cells)
+  hits.append((logits.argmax(-1) == cells).mean())
+  return (total + 0.3 * nll.mean()) / 3, jnp.stack(hits)
 
 
 def schedule(peak: float, steps: int) -> Callable:
@@ -90,9 +112,7 @@ def adam(peak: float, steps: int) -> optax.GradientTransformation:
   )
 
 
-def train(
-  model, patches, labels, plan, words, *, steps, batch, peak, seed
-) -> tuple:
+def train(model, patches, labels, plan, words, *, steps, batch, peak, seed) -> tuple:
   """Trains the vision tower and the word embeddings.
 
   Args:
@@ -108,28 +128,29 @@ def train(
   trained = nnx.Any(nnx.PathContains("visual"), nnx.PathContains("embed"))
   graphdef, params, frozen = nnx.split(model, trained, ...)
   width = model.config.text.hidden_size
-  none = jax.random.normal(jax.random.key(seed), (len(words), width)) * 0.09
+  draw = lambda i, shape: jax.random.normal(jax.random.key(seed + i), shape) * 0.09  # noqa: E731
+  heads = {"none": draw(0, (len(words), width)), "place": draw(1, (width, CELLS))}
   optimizer = adam(peak, steps)
 
   @functools.partial(jax.jit, donate_argnums=(0, 2, 3))
-  def step(params, frozen, none, opt_state, pixels, target):
+  def step(params, frozen, heads, opt_state, pixels, target):
     def objective(trained):
       merged = nnx.merge(graphdef, trained[0], frozen)
       features = merged.encode_images(pixels, plan)
       features = features.reshape(target.shape[0], -1, width)
-      return loss(features, merged.embedding.value, trained[1], words, target)
+      return loss(features, embedding(merged)[...], trained[1], words, target)
 
-    (value, hits), grads = jax.value_and_grad(objective, has_aux=True)((params, none))
-    updates, opt_state = optimizer.update(grads, opt_state, (params, none))
-    params, none = optax.apply_updates((params, none), updates)
-    return params, none, opt_state, value, hits
+    (value, hits), grads = jax.value_and_grad(objective, has_aux=True)((params, heads))
+    updates, opt_state = optimizer.update(grads, opt_state, (params, heads))
+    params, heads = optax.apply_updates((params, heads), updates)
+    return params, heads, opt_state, value, hits
 
-  opt_state = optimizer.init((params, none))
+  opt_state = optimizer.init((params, heads))
   rng, start, history = random.Random(seed), time.time(), []
   for i in range(steps):
     chosen = np.array(rng.sample(range(len(labels)), batch))
-    params, none, opt_state, value, hits = step(
-      params, frozen, none, opt_state, patches(chosen), labels[chosen]
+    params, heads, opt_state, value, hits = step(
+      params, frozen, heads, opt_state, patches(chosen), labels[chosen]
     )
     history.append((value, hits))
     if (i + 1) % 200 == 0 or i + 1 == steps:
@@ -141,4 +162,3 @@ def train(
         i + 1, steps, np.mean(values), shown, time.time() - start,
       )  # fmt: skip
   return nnx.merge(graphdef, params, frozen), np.mean(accuracies, 0)
-

@@ -34,6 +34,11 @@ _SYNONYMS = {
   "rhombus": "diamond",
   **{word: str(i) for i, word in enumerate(_NUMBERS)},
 }
+_PHRASES = (
+  (r"\bnot true\b", "no"),
+  (r"\bnot false\b", "yes"),
+  (r"\bfilled with (?=.*(?:strip|dot))", "with "),
+)
 _NEGATIONS = ("not", "neither", "cannot")
 
 
@@ -61,7 +66,11 @@ def canonical(text: str, kind: str) -> str | None:
   Returns:
     None when the text holds no such answer, several different ones, or a negated one.
   """
-  words = re.findall(r"[a-z0-9]+(?:-[a-z]+)?", text.lower().replace("n't", " not"))
+  text = text.replace("\u2019", "'")
+  plain = text.lower().replace("n't", " not")
+  for phrase, meaning in _PHRASES:
+    plain = re.sub(phrase, meaning, plain)
+  words = re.findall(r"[a-z0-9]+(?:-[a-z]+)?", plain)
   words = [part for w in words for part in _split(w)]
   if kind == "yes_no":
     return _single(w for w in words if w in ("yes", "no"))
@@ -95,8 +104,10 @@ def _single(found) -> str | None:
 
 
 def _letter(text: str) -> str | None:
-  words = re.findall(r"[A-Za-z]+", text)
-  capitals = {w for w in words if len(w) == 1 and w in LETTERS}
-  if not capitals:  # "the letter x", but not the "t" of a contraction
-    capitals = {w.upper() for w in words if len(w) == 1 and w.upper() in LETTERS}
-  return _single(capitals)
+  whole = re.sub(r"(?<=[A-Za-z])'[A-Za-z]+", "", text)  # "it's" holds no letter
+  words = [w for w in re.findall(r"[A-Za-z]+", whole) if len(w) == 1]
+  found = {w for w in words if w.isupper()} - {"A", "I"}
+  if not found:  # "the letter x"
+    found = {w.upper() for w in words if w.upper() in LETTERS}
+  letter = _single(found)
+  return letter if letter in LETTERS else None

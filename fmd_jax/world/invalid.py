@@ -7,7 +7,7 @@ import random
 from fmd_jax.world import templates
 from fmd_jax.world.grammar import fill, parse, realise, sentence
 from fmd_jax.world.oracle import judge_question
-from fmd_jax.world.programs import NounPhrase, Program
+from fmd_jax.world.programs import Description, NounPhrase, Program
 from fmd_jax.world.questions import (
   ATTRIBUTES,
   LEAD_SHARE,
@@ -17,7 +17,7 @@ from fmd_jax.world.questions import (
   refer,
   sample_question,
 )
-from fmd_jax.world.scenes import VALUES, Scene
+from fmd_jax.world.scenes import VALUES, Object, Scene
 
 INVALID_KINDS = (
   "ungrammatical",
@@ -65,9 +65,20 @@ def _compound(rng, scene, lead_share) -> str:
   return f"{first[:-1]} and {second[0].lower()}{second[1:]}"
 
 
+def _target(rng, scene, item) -> NounPhrase | None:
+  """A reference to just this object, or to all of them where all look the same."""
+  if len(set(map(_looks, scene.objects))) == 1:
+    return NounPhrase(describe_object(rng, item, ("letter",)))
+  return refer(rng, scene, item)
+
+
+def _looks(item: Object) -> tuple[str, ...]:
+  return tuple(getattr(item, name) for name in ATTRIBUTES)
+
+
 def _canned(forms, rng, scene, lead_share) -> str | None:
   item = rng.choice(scene.objects)
-  target = refer(rng, scene, item)
+  target = _target(rng, scene, item)
   if target is None:
     return None
   stand_in = Program("verify", attribute="color", target=target, value=item.color)
@@ -93,6 +104,10 @@ def _absent(rng, scene, lead_share) -> str | None:
 
 def _ambiguous(rng, scene, lead_share) -> str | None:
   attribute = rng.choice(ATTRIBUTES)
+  looks = map(_looks, scene.objects)
+  if all(len(set(values)) == len(values) for values in zip(*looks, strict=True)):
+    # With nothing in common, all that fits two objects is "the object".
+    return _about_something(rng, scene, lead_share, Description(), attribute)
   description = describe_object(
     rng, rng.choice(scene.objects), (attribute, "letter"), 1
   )
@@ -103,7 +118,7 @@ def _ambiguous(rng, scene, lead_share) -> str | None:
 
 def _leading(rng, scene, lead_share) -> str | None:
   attribute = rng.choice(ATTRIBUTES)
-  target = refer(rng, scene, rng.choice(scene.objects))
+  target = _target(rng, scene, rng.choice(scene.objects))
   if target is None or attribute not in target.description.given():
     return None
   return _about_something(rng, scene, lead_share, target.description, attribute)

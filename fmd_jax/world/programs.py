@@ -82,6 +82,11 @@ class Program:
   value: str | None = None
 
 
+def _within(gap: float, margin: float) -> bool:
+  # Positions are in tenths; 36.8 - 28.8 is a little less than 8.
+  return round(abs(gap), 6) < margin
+
+
 def holds(relation: str, a: Object, b: Object) -> bool:
   """Whether `a` is left of, right of, above or below `b`."""
   offset = {
@@ -90,7 +95,7 @@ def holds(relation: str, a: Object, b: Object) -> bool:
     "above": b.y - a.y,
     "below": a.y - b.y,
   }[relation]
-  if abs(offset) < RELATION_MARGIN:
+  if _within(offset, RELATION_MARGIN):
     raise Invalid("objective", f"too close to call which is {relation}")
   return offset > 0
 
@@ -122,7 +127,7 @@ def _nearest(found: list[Object], anchor: Object) -> list[Object]:
   ranked = sorted(
     (math.hypot(o.x - anchor.x, o.y - anchor.y), i) for i, o in enumerate(found)
   )
-  if len(ranked) > 1 and ranked[1][0] - ranked[0][0] < NEAREST_MARGIN:
+  if len(ranked) > 1 and _within(ranked[1][0] - ranked[0][0], NEAREST_MARGIN):
     raise Invalid("objective", "too close to call which is nearest")
   return [found[ranked[0][1]]] if ranked else []
 
@@ -137,7 +142,7 @@ def _outermost(extreme: str, found: list[Object]) -> Object:
     "bottommost": lambda o: -o.y,
   }[extreme]
   ranked = sorted(found, key=score)
-  if score(ranked[1]) - score(ranked[0]) < RELATION_MARGIN:
+  if _within(score(ranked[1]) - score(ranked[0]), RELATION_MARGIN):
     raise Invalid("objective", f"too close to call which is {extreme}")
   return ranked[0]
 
@@ -235,7 +240,7 @@ def _points(p: Program, scene: Scene) -> str:
 def quadrant(item: Object) -> str:
   """Which quarter of the picture an object's centre is in."""
   middle = SIDE / 2
-  if min(abs(item.x - middle), abs(item.y - middle)) < MIDDLE_MARGIN:
+  if any(_within(offset - middle, MIDDLE_MARGIN) for offset in (item.x, item.y)):
     raise Invalid("objective", "too near the middle to call a corner")
   down = "top" if item.y < middle else "bottom"
   return f"{down} {'left' if item.x < middle else 'right'}"

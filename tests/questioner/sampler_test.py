@@ -1,0 +1,285 @@
+"""The sampler against the plain forward pass, row by row and without a cache."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from fmd_jax import models, questioner
+from fmd_jax.models import scoring
+from fmd_jax.questioner import sampler
+from tests.models import tiny
+
+G, T = 8, 10
+
+
+@functools.cache
+def _model():
+  return tiny.model(seed=3)
+
+
+@pytest.fixture
+def model():
+  return _model()
+
+
+@functools.cache
+def _prompts():
+  # Two lengths and two image sizes: one offset for all rows would show.
+  return tiny.prompts(_model().config, [(4, 4), (6, 4)], [14, 19])
+
+
+@pytest.fixture
+def prompts():
+  return _prompts()
+
+
+@functools.cache
+def _allowed():
+  return models.sampleable_tokens(
+    _model().config, tiny.special_ids(), tiny.processor_vocabulary()
+  )
+
+
+@functools.cache
+def _sampler(group_size, temperature, allowed, steps):
+  config = _model().config
+  return sampler.make_sampler(
+    nnx.graphdef(_model()),
+    group_size=group_size,
+    max_new_tokens=steps,
+    temperature=temperature,
+    allowed_tokens=np.frombuffer(allowed, bool),
+    eos_ids=config.eos_token_ids,
+    pad_id=config.pad_token_id,
+  )
+
+
+def _arguments(model, prompts, seed=0):
+  prompt = sampler.make_prompt(
+    prompts.input_ids, prompts.lengths, prompts.image_grid_thw, model.config
+  )
+  plan = models.vision_plan(prompts.image_grid_thw, model.config.vision)
+  return nnx.state(model), prompt, prompts.pixel_values, plan, jax.random.key(seed)
+
+
+def _sample(model, prompts, *, seed=0, allowed=None, group=G, temperature=1.0, steps=T):
+  allowed = _allowed() if allowed is None else allowed
+  sample = _sampler(group, temperature, allowed.tobytes(), steps)
+  return jax.tree.map(np.asarray, sample(*_arguments(model, prompts, seed)))
+
+
+def _places(samples):
+  return np.arange(samples.tokens.shape[-1]) < samples.lengths[..., None]
+
+
+def _log_softmax(logits):
+  return logits - np.logaddexp.reduce(logits, -1, keepdims=True)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_recorded_logprobs_equal_the_plain_forward(model, prompts, temperature):
+  # Log-probs before the mask, before the temperature, shifted by one token, or with
+  # positions of the padded prompt length would differ; so would a done row's noise.
+  samples = _sample(model, prompts, temperature=temperature)
+  logits = tiny.plain_logits(model, prompts, samples.tokens, samples.lengths)
+  expected = _log_softmax(np.where(_allowed(), logits, -np.inf) / temperature)
+  expected = np.take_along_axis(expected, samples.tokens[..., None], -1)[..., 0]
+  expected = np.where(_places(samples), expected, 0.0)
+  np.testing.assert_allclose(samples.logprobs, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_recorded_logprobs_equal_the_scorer(model, prompts, temperature):
+  # The trainer's ratio starts from this equality: another mask in one of the two
+  # gives a ratio that is not 1.
+  samples = _sample(model, prompts, temperature=temperature)
+  _, prompt, *_ = _arguments(model, prompts)
+  got, _ = scoring.completion_logprobs(
+    model,
+    samples.image_features,
+    *prompt,
+    samples.tokens,
+    samples.lengths,
+    jnp.asarray(_allowed()),
+    temperature=temperature,
+  )
+  np.testing.assert_allclose(
+    np.where(_places(samples), got, 0.0), samples.logprobs, atol=1e-5, rtol=0
+  )
+
+
+def test_greedy_equals_argmax_of_the_plain_forward(model, prompts):
+  # A cache written one place off, or a wrong position, changes the argmax soon. All G
+  # rows are the same one row: they share the prefill.
+  samples = _sample(model, prompts, temperature=0.0)
+  single = _sample(model, prompts, temperature=0.0, group=1)
+  tokens = np.full((2, 1, T), model.config.pad_token_id, np.int32)
+  lengths = np.zeros((2, 1), np.int32)
+  done = np.zeros((2, 1), bool)
+  for step in range(T):
+    logits = tiny.plain_logits(model, prompts, tokens, lengths + ~done)[:, :, step]
+    new = np.argmax(np.where(_allowed(), logits, -np.inf), -1)
+    tokens[..., step] = np.where(done, model.config.pad_token_id, new)
+    lengths += ~done
+    done |= np.isin(new, model.config.eos_token_ids)
+  assert all(len(set(row[0])) > 3 for row in tokens), "one repeated token says little"
+  np.testing.assert_array_equal(single.tokens, tokens)
+  np.testing.assert_array_equal(samples.tokens, tokens.repeat(G, 1))
+  np.testing.assert_array_equal(samples.lengths, lengths.repeat(G, 1))
+
+
+def test_prompt_is_computed_once_for_the_group(model, prompts):
+  # Repeating the prompt G times would make a [B, G, P, D] array (or B·G rows of it).
+  group = 64
+  sample = _sampler(group, 1.0, _allowed().tobytes(), 2)
+  jaxpr = jax.make_jaxpr(sample)(*_arguments(model, prompts))
+  largest = max(v.aval.size for e in _equations(jaxpr.jaxpr) for v in e.outvars)
+  assert 0 < largest < group * prompts.input_ids.size * model.config.text.hidden_size
+
+
+def _equations(jaxpr):
+  for equation in jaxpr.eqns:
+    yield equation
+    for value in equation.params.values():
+      for inner in value if isinstance(value, list | tuple) else [value]:
+        inner = getattr(inner, "jaxpr", inner)
+        if hasattr(inner, "eqns"):
+          yield from _equations(inner)
+
+
+def test_a_policy_pushed_to_vision_tokens_emits_none(model, prompts):
+  # The weights say "vision token" with certainty; only the mask can stop it. Without
+  # the mask the same policy emits little else.
+  vision = [model.config.image_token_id, model.config.vision_start_token_id]
+  pushed = tiny.push(model, vision)
+  free = _sample(pushed, prompts, allowed=np.ones_like(_allowed()))
+  assert np.isin(free.tokens, vision).mean() > 0.9
+  for temperature in (1.0, 0.0):
+    held = _sample(pushed, prompts, temperature=temperature)
+    assert _allowed()[held.tokens[_places(held)]].all()
+    assert np.isfinite(held.logprobs).all()
+
+
+def test_lengths_count_the_end_token_even_if_it_is_the_pad(model, prompts):
+  # "tokens != pad" would lose the end of a response that ends in <|endoftext|>, the
+  # pad id; a loop that stops writing before recording it would lose both ends.
+  pad, eos = model.config.pad_token_id, list(model.config.eos_token_ids)
+  assert pad in eos and len(eos) == 2
+  allowed = np.zeros_like(_allowed())
+  allowed[[*eos, 5, 6, 7]] = True
+  samples = _sample(model, prompts, group=64, allowed=allowed)
+  places, lengths = _places(samples), samples.lengths
+  ends = np.isin(samples.tokens, eos) & places
+  # One end token, in the last place, unless the row ran out of room.
+  assert (ends.sum(-1) == ((lengths < T) | ends[..., -1])).all()
+  last = np.take_along_axis(samples.tokens, lengths[..., None] - 1, -1)[..., 0]
+  assert np.isin(last[lengths < T], eos).all()
+  assert set(eos) <= set(last[lengths < T].tolist()), "both ends must occur"
+  assert (samples.tokens[~places] == pad).all()
+  assert (samples.logprobs[~places] == 0).all()
+  assert (samples.logprobs[places] < 0).all()
+
+
+def test_the_loop_ends_with_the_last_response(model, prompts, monkeypatch):
+  # Without the early exit it takes T - 1 steps whatever is sampled; a loop that steps
+  # once more after the last token wastes one.
+  steps = []
+  language_step = models.Qwen2_5_VL.language_step
+
+  def counted(self, *args):
+    jax.debug.callback(lambda: steps.append(1))
+    return language_step(self, *args)
+
+  monkeypatch.setattr(models.Qwen2_5_VL, "language_step", counted)
+  allowed = np.zeros_like(_allowed())
+  allowed[[*model.config.eos_token_ids, 5]] = True
+  for seed in range(4):
+    steps.clear()
+    samples = _sample(model, prompts, allowed=allowed, group=1, seed=seed, steps=40)
+    jax.effects_barrier()
+    assert len(steps) == samples.lengths.max() - 1 < 39
+
+
+def test_first_tokens_follow_the_distribution(model, prompts):
+  # Sampling from unmasked logits and discarding, or a key shared by the G rows, gives
+  # other frequencies.
+  group, temperature = 4000, 0.8
+  samples = _sample(model, prompts, group=group, temperature=temperature, steps=1)
+  none = np.zeros((2, 1, 1), np.int32)
+  logits = tiny.plain_logits(model, prompts, none, none[..., 0])[:, 0, 0]
+  probs = np.exp(_log_softmax(np.where(_allowed(), logits, -np.inf) / temperature))
+  for p, tokens in zip(probs, samples.tokens[..., 0], strict=True):
+    frequency = np.bincount(tokens, minlength=len(p)) / group
+    error = np.abs(frequency - p) / np.sqrt(p / group + 1e-9)
+    assert (p > 2e-3).sum() > 5 and error[p > 2e-3].max() < 5
+
+
+def test_seeds_and_rows_differ(model, prompts):
+  one, again = _sample(model, prompts), _sample(model, prompts)
+  other = _sample(model, prompts, seed=1)
+  np.testing.assert_array_equal(one.tokens, again.tokens)
+  assert (one.tokens != other.tokens).any()
+  assert len({row.tobytes() for row in one.tokens[0]}) == G
+
+
+@pytest.mark.parametrize(
+  "kwargs", [{"top_p": 0.6}, {"top_k": 3}, {"top_p": 0.5, "temperature": 2.0}]
+)
+def test_truncated_distributions(kwargs):
+  # Brute force: walk down the sorted probabilities. Cutting before the token that
+  # crosses top_p, or applying it before the temperature, keeps another set.
+  rng = np.random.default_rng(0)
+  logits = rng.normal(size=(50, 12)).astype(np.float32) * 2
+  allowed = rng.random(12) < 0.8
+  temperature = kwargs.pop("temperature", 1.0)
+  got = np.asarray(sampler.masked_logits(logits, allowed, temperature, **kwargs))
+  for row, result in zip(logits, got, strict=True):
+    probs = np.exp(_log_softmax(np.where(allowed, row / temperature, -np.inf)))
+    kept, mass = set(), 0.0
+    for token in np.argsort(-probs, kind="stable"):
+      full = mass >= kwargs.get("top_p", 2) or len(kept) >= kwargs.get("top_k", 99)
+      if full or not allowed[token]:
+        break
+      kept.add(int(token))
+      mass += probs[token]
+    assert set(np.flatnonzero(np.isfinite(result)).tolist()) == kept
+
+
+def test_generate_ignores_padding_on_either_side(model, prompts):
+  # Positions counted over the padding, or attention to it, would change the tokens.
+  kwargs = {"max_new_tokens": 6, "temperature": 0.0, "seed": 0}
+  ids, lengths, pixels, grid = prompts
+  width = ids.shape[1] + 3
+  right = np.full((2, width), model.config.pad_token_id, np.int32)
+  left = right.copy()
+  for b in range(2):
+    right[b, : lengths[b]] = ids[b, : lengths[b]]
+    left[b, width - lengths[b] :] = ids[b, : lengths[b]]
+  places = np.arange(width) < lengths[:, None]
+  outputs = [
+    questioner.generate(model, right, pixels, grid, attention_mask=places, **kwargs),
+    questioner.generate(
+      model, left, pixels, grid, attention_mask=places[:, ::-1].astype(int), **kwargs
+    ),
+  ]
+  first = 0
+  for b in range(2):
+    own = pixels[first : first + int(grid[b].prod())]
+    first += int(grid[b].prod())
+    alone = questioner.generate(
+      model, ids[b : b + 1, : lengths[b]], own, grid[b : b + 1], **kwargs
+    )
+    assert alone[0].shape == (1, 6) and alone[2].shape == (1,)
+    for tokens, logprobs, ends in outputs:
+      np.testing.assert_array_equal(tokens[b], alone[0][0])
+      np.testing.assert_allclose(logprobs[b], alone[1][0], atol=1e-5)
+      assert ends[b] == alone[2][0]
+
+
+def test_no_end_token_is_refused():
+  with pytest.raises(ValueError, match="no response would end"):
+    _sampler(1, 1.0, np.zeros_like(_allowed()).tobytes(), 1)

@@ -1,0 +1,131 @@
+"""A workdir as a run leaves it, made of chance; one skill fails by construction."""
+
+import hashlib
+import json
+import pathlib
+
+import numpy as np
+import pandas as pd
+
+from fmd_jax import data, metrics, records
+from fmd_jax.types import Record
+
+QUESTIONS = {
+  "color": "What color is the {}?",
+  "counting_all": "How many objects are there besides the {}?",
+  "ocr": "Which letter is on the {}?",
+  "existence": "Is there a {}?",
+}
+THINGS = ("large red star", "small circle", "striped blue square", "arrow", "diamond")
+WORST = "ocr"
+FAILS = {"color": 0.1, "counting_all": 0.45, "ocr": 0.9, "existence": 0.15}
+
+
+def rows_of(method, split, steps, images, rng):
+  """Evaluation rows: `grpo` drifts towards the worst skill, zero_shot does not."""
+  rows = []
+  for step in range(steps):
+    for image in rng.choice(images, 3, replace=False):
+      for response in range(4):
+        drift = step / steps if method == "grpo" else 0.0
+        if split == "heldout" and method == "grpo":
+          drift = 1.0
+        share = np.array([0.4, 0.2, 0.1, 0.3]) * (1 - drift)
+        share[2] += drift
+        skill = str(rng.choice(list(QUESTIONS), p=share / share.sum()))
+        status = str(rng.choice(["ok", "unparsed", "unscored"], p=[0.95, 0.03, 0.02]))
+        valid = bool(rng.random() < 0.8) if status == "ok" else None
+        correct = bool(rng.random() > FAILS[skill]) if status == "ok" else None
+        question = QUESTIONS[skill].format(rng.choice(THINGS))
+        question = "" if status == "unparsed" else question
+        rows.append(
+          {
+            "method": method,
+            "split": split,
+            "step": step,
+            "image_id": str(image),
+            "response_index": response,
+            "slot": 0,
+            "question": question,
+            "answer": None if status == "unparsed" else "red" if correct else "green",
+            "valid": valid,
+            "correct": correct,
+            **dict.fromkeys(("grammatical", "atomic", "grounded", "objective"), valid),
+            "status": status,
+            "rationale": "the oracle says so",
+            "truth": "red" if valid else None,
+            "skills": [skill, "existence"] if skill == "color" else [skill],
+            "cells": [f"{skill}/red"] if valid else None,
+            "prefix": " ".join(question.lower().split()[:2]),
+          }
+        )
+  return rows
+
+
+def embed(texts):
+  seeds = [int(hashlib.sha256(t.encode()).hexdigest()[:8], 16) for t in texts]
+  return np.stack([np.random.default_rng(s).normal(size=16) for s in seeds])
+
+
+def to_record(row, run_id):
+  judged = row["status"] == "ok"
+  reward = float(row["valid"] and not row["correct"]) if judged else None
+  own = {k: v for k, v in row.items() if k not in ("truth", "skills", "cells")}
+  return Record(
+    run_id=run_id,
+    group_id=f"{row['step']}-{row['image_id']}",
+    delta_emb=0.5 if judged else None,
+    delta_ifreq=0.5 if judged else None,
+    reward=reward,
+    response_reward=reward,
+    advantage=0.0,
+    questioner_step=row["step"],
+    answerer="tiny",
+    verifier="oracle",
+    wall_time=float(row["step"]),
+    **own,
+  )
+
+
+def make_workdir(folder, steps=60, seed=0):
+  """Writes everything; returns the evaluation rows of all methods and splits."""
+  folder, rng = pathlib.Path(folder), np.random.default_rng(seed)
+  manifest = records.write_manifest(
+    folder,
+    config={"steps": steps, "methods": ["zero_shot", "grpo"], "note": "<b>&amp;</b>"},
+    seeds={"seed": seed},
+    models={
+      "answerer": "testbed/answerer",
+      "verifier": "oracle",
+      "evaluator": "oracle",
+    },
+    prompts={"questioner": "1"},
+    argv=["discover", "--config=configs/quickstart.py"],
+  )
+  sources = {
+    s: data.open(f"testbed://?split={s}&size=20") for s in ("train", "heldout")
+  }
+  for source in sources.values():
+    for example in source:
+      records.write_image(folder, example)
+  found, summaries = [], {}
+  for method in ("zero_shot", "grpo"):
+    log = records.Measurements(folder, method)
+    for step in range(steps):
+      log.write(step, {"reward/mean": step / 9, "grpo/kl": None if step < 2 else 0.1})
+    for split, protocol in (("train", "during"), ("heldout", "after")):
+      images = [example.image_id for example in sources[split]]
+      rows = rows_of(method, split, steps if split == "train" else 30, images, rng)
+      for step in sorted({row["step"] for row in rows}):
+        own = [to_record(r, manifest["run_id"]) for r in rows if r["step"] == step]
+        records.write_shard(folder, method, split, step, own)
+      rows = pd.DataFrame(rows)
+      name = method + ("_heldout" if split == "heldout" else "")
+      records.write_parquet(folder / "evaluations" / f"{name}.parquet", rows)
+      questions = rows.loc[metrics.flags(rows)["valid"], "question"].tolist()
+      summary = metrics.summarise(rows, embed(questions), common_n=99, resamples=200)
+      summaries.setdefault(method, {})[protocol] = summary
+      found.append(rows)
+  content = {"methods": summaries, "comparison": {}}
+  (folder / "metrics.json").write_text(json.dumps(content))
+  return pd.concat(found, ignore_index=True)

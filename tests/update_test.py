@@ -1,0 +1,367 @@
+"""The update against NumPy, finite differences and itself in one piece."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from fmd_jax import models, optim, update
+from fmd_jax.questioner import sampler
+from tests.models import tiny
+
+B, G, T = 4, 3, 7
+BETA, CLIP = 0.1, 0.2
+
+
+@pytest.fixture(scope="module")
+def model():
+  return tiny.model(seed=5)
+
+
+@pytest.fixture(scope="module")
+def allowed(model):
+  return np.array(models.sampleable_tokens(model.config, tiny.special_ids()))
+
+
+@pytest.fixture(scope="module")
+def prompts(model):
+  # Images of different sizes: cutting the features into equal parts would mix them.
+  grids = [(4, 4), (6, 4), (4, 8), (4, 4)]
+  return tiny.prompts(model.config, grids, [14, 19, 17, 12])
+
+
+@pytest.fixture(scope="module")
+def fresh(model, allowed, prompts):
+  """A batch straight from the sampler, with random advantages."""
+  graphdef, params = nnx.split(model)
+  config = model.config
+  sample = sampler.make_sampler(
+    graphdef,
+    group_size=G,
+    max_new_tokens=T,
+    temperature=1.0,
+    allowed_tokens=allowed,
+    eos_ids=config.eos_token_ids,
+    pad_id=config.pad_token_id,
+  )
+  prompt = sampler.make_prompt(
+    prompts.input_ids, prompts.lengths, prompts.image_grid_thw, config
+  )
+  plan = models.vision_plan(prompts.image_grid_thw, config.vision)
+  samples = sample(params, prompt, prompts.pixel_values, plan, jax.random.key(7))
+  rng = np.random.default_rng(0)
+  mask = np.ones((B, G), bool)
+  mask[1, 2] = mask[2, 0] = mask[2, 1] = False
+  # Cut some responses short: lengths must differ.
+  lengths = np.minimum(samples.lengths, rng.integers(3, T + 1, (B, G)))
+  places = np.arange(T) < lengths[..., None]
+  return update.TrainBatch(
+    prompt=prompt,
+    completions=np.asarray(samples.tokens),
+    lengths=lengths.astype(np.int32),
+    old_logprobs=np.where(places, samples.logprobs, 0.0).astype(np.float32),
+    advantages=rng.normal(size=(B, G)).astype(np.float32),
+    response_mask=mask,
+    pixel_values=prompts.pixel_values,
+    plan=plan,
+  )
+
+
+@pytest.fixture(scope="module")
+def stale(fresh):
+  """The same with other old log-probs: ratios on both sides of the clip."""
+  noise = np.random.default_rng(1).normal(size=(B, G, T)) * 0.3
+  return fresh._replace(
+    old_logprobs=(fresh.old_logprobs + noise).astype(np.float32),
+    token_weights=np.exp(-np.abs(noise)).astype(np.float32),
+  )
+
+
+def _state(model, freeze=(), seed=2, noise=0.05):
+  """A state whose reference differs from its policy, stepped by plain descent."""
+  state = update.init_state(model, optax.sgd(1.0), freeze)
+  leaves, tree = jax.tree.flatten(state.ref_params)
+  rng = np.random.default_rng(seed)
+  moved = [x + noise * rng.normal(size=x.shape).astype(np.float32) for x in leaves]
+  return state._replace(ref_params=jax.tree.unflatten(tree, moved))
+
+
+def _update_fn(model, allowed, microbatches=1, optimizer=None, beta=BETA):
+  return update.make_update_fn(
+    nnx.graphdef(model),
+    optimizer or optax.sgd(1.0),
+    beta=beta,
+    clip=CLIP,
+    microbatches=microbatches,
+    temperature=1.0,
+    allowed_tokens=allowed,
+    image_token_id=model.config.image_token_id,
+  )
+
+
+def _copy(state):
+  return jax.tree.map(jnp.copy, state)
+
+
+def _gradient(update_fn, state, batch):
+  """The gradient, read off a step of descent with rate 1, and the metrics."""
+  before = jax.tree.map(np.asarray, state.params)
+  after, metrics = update_fn(_copy(state), batch)
+  return jax.tree.map(lambda x, y: x - np.asarray(y), before, after.params), metrics
+
+
+def _assert_close(one, other, tolerance):
+  for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+    scale = max(np.abs(x).max(), np.abs(y).max(), 1e-3)
+    np.testing.assert_allclose(x / scale, y / scale, atol=tolerance)
+
+
+def _plain_logprobs(model, prompts, batch, allowed):
+  """[B, G, T] log-probs and entropies by one whole forward pass a response."""
+  logprobs, entropy = np.zeros((2, B, G, T))
+  first = 0
+  for b in range(B):
+    grid = prompts.image_grid_thw[b : b + 1]
+    pixels = prompts.pixel_values[first : first + int(grid.prod())]
+    first += int(grid.prod())
+    start = prompts.lengths[b]
+    for g in range(G):
+      tokens = batch.completions[b, g, : batch.lengths[b, g]]
+      ids = np.concatenate([prompts.input_ids[b, :start], tokens])[None]
+      logits = np.asarray(model(ids.astype(np.int32), pixels, grid))[0, start - 1 : -1]
+      logits = np.where(allowed, logits.astype(np.float64), -np.inf)
+      logits -= np.logaddexp.reduce(logits, -1, keepdims=True)
+      logprobs[b, g, : len(tokens)] = logits[np.arange(len(tokens)), tokens]
+      p = np.exp(logits[:, allowed])
+      entropy[b, g, : len(tokens)] = -(p * logits[:, allowed]).sum(-1)
+  return logprobs, entropy
+
+
+def test_loss_and_metrics_equal_numpy(model, allowed, prompts, stale):
+  # Eq. 1 by loops over plain forward passes: a prompt that is not shared rightly, a
+  # mask left out, old and new exchanged, or the mean over all tokens at once differ.
+  state = _state(model)
+  reference = nnx.merge(nnx.graphdef(model), state.ref_params, state.frozen)
+  new, entropy = _plain_logprobs(model, prompts, stale, allowed)
+  ref, _ = _plain_logprobs(reference, prompts, stale, allowed)
+  total, kl_total, entropy_total, clipped = [], [], [], []
+  for b in range(B):
+    rows = []
+    for g in np.flatnonzero(stale.response_mask[b]):
+      n = stale.lengths[b, g]
+      ratio = np.exp(new - stale.old_logprobs)[b, g, :n]
+      a = stale.advantages[b, g]
+      surrogate = np.minimum(ratio * a, np.clip(ratio, 1 - CLIP, 1 + CLIP) * a)
+      d = (ref - new)[b, g, :n]
+      kl = np.exp(d) - d - 1
+      loss = (BETA * kl - surrogate) * stale.token_weights[b, g, :n]
+      active = np.clip(ratio, 1 - CLIP, 1 + CLIP) * a < ratio * a
+      rows.append([loss.mean(), kl.mean(), entropy[b, g, :n].mean(), active.mean()])
+    for values, mean in zip(
+      (total, kl_total, entropy_total, clipped), np.mean(rows, 0), strict=True
+    ):
+      values.append(mean)
+  _, metrics = _gradient(_update_fn(model, allowed), state, stale)
+  assert abs(np.mean(total)) > 0.01 and np.mean(clipped) > 0.1
+  for name, values in [
+    ("loss", total),
+    ("kl", kl_total),
+    ("entropy", entropy_total),
+    ("clip_frac", clipped),
+  ]:
+    np.testing.assert_allclose(metrics[f"grpo/{name}"], np.mean(values), rtol=1e-4)
+
+
+def test_ratio_is_one_at_the_first_update(model, allowed, fresh):
+  # With the sampler's recorded log-probs, nothing recomputed. The trainer without the
+  # sampler's mask has another distribution, and is caught.
+  state = update.init_state(model, optax.sgd(1.0))
+  _, metrics = _update_fn(model, allowed)(_copy(state), fresh)
+  assert metrics["grpo/ratio_max_dev"] <= 1e-4
+  assert metrics["grpo/clip_frac"] == 0
+  assert abs(metrics["grpo/kl"]) < 1e-6
+  assert metrics["grpo/grad_norm"] > 1e-3
+  _, unmasked = _update_fn(model, np.ones_like(allowed))(_copy(state), fresh)
+  assert unmasked["grpo/ratio_max_dev"] > 1e-3
+
+
+@pytest.mark.parametrize("freeze", [(), ("visual",)])
+def test_microbatches_give_the_whole_gradient(model, allowed, stale, freeze):
+  # Averaging over the groups would count image 2, with one response, and a group of
+  # images alike only by luck; features cut wrongly give another image's gradient.
+  state = _state(model, freeze)
+  whole, metrics = _gradient(_update_fn(model, allowed), state, stale)
+  assert all(np.abs(x).max() > 0 for x in jax.tree.leaves(whole))
+  for number in (2, 4):
+    parts, others = _gradient(_update_fn(model, allowed, number), state, stale)
+    _assert_close(whole, parts, 1e-5)
+    for name, value in metrics.items():
+      np.testing.assert_allclose(others[name], value, rtol=1e-4, err_msg=name)
+
+
+def test_gradient_equals_finite_differences(model, allowed, stale):
+  # Of the loss the update reports, along the direction of single arrays: a gradient
+  # stopped somewhere (the prompt's keys, the image features) is too small there.
+  state = _state(model)
+  update_fn = _update_fn(model, allowed, 2)
+  gradient, _ = _gradient(update_fn, state, stale)
+  flat = dict(nnx.to_flat_state(gradient))
+  names = {".".join(path): path for path in flat}
+  checked = [
+    "visual.patch_embed.kernel",
+    "visual.merger.fc2.kernel",
+    "language_model.embed_tokens.embedding",
+    "language_model.layers.self_attn.k_proj.kernel",
+    "language_model.layers.mlp.down_proj.kernel",
+    "language_model.norm.scale",
+    "lm_head.kernel",
+  ]
+  for name in checked:
+    g = np.asarray(flat[names[name]][...])
+    direction = g / np.linalg.norm(g)
+    step = 2e-2 / max(np.linalg.norm(g), 1.0)
+
+    def loss(distance, path=names[name], direction=direction):
+      params = dict(nnx.to_flat_state(state.params))
+      moved = params[path][...] + distance * direction
+      params[path] = params[path].replace(moved)
+      changed = state._replace(params=nnx.from_flat_state(params))
+      return float(update_fn(_copy(changed), stale)[1]["grpo/loss"])
+
+    slope = (loss(step) - loss(-step)) / (2 * step)
+    np.testing.assert_allclose(slope, np.linalg.norm(g), rtol=2e-2, err_msg=name)
+
+
+def test_end_token_that_is_the_pad_is_trained(model, allowed, fresh):
+  # With "tokens != pad" for a mask, the last token of such a response has no gradient.
+  pad, other = model.config.pad_token_id, model.config.eos_token_ids[0]
+  assert pad != other
+  lengths = np.full((B, G), T - 2, np.int32)
+  ends, changed = fresh.completions.copy(), fresh.completions.copy()
+  ends[..., T - 3 :] = pad
+  changed[..., T - 3 :] = pad
+  changed[..., T - 3] = other
+  state, update_fn = _state(model), _update_fn(model, allowed)
+  batch = fresh._replace(completions=ends, lengths=lengths)
+  gradient, _ = _gradient(update_fn, state, batch)
+  altered, _ = _gradient(update_fn, state, batch._replace(completions=changed))
+  head = gradient["lm_head"]["kernel"][...]
+  assert np.abs(head[:, pad]).max() > 1e-4
+  assert np.abs(head - altered["lm_head"]["kernel"][...]).max() > 1e-4
+  # What stands after the end is nothing to the loss.
+  after = ends.copy()
+  after[..., T - 2 :] = 11
+  same, _ = _gradient(update_fn, state, batch._replace(completions=after))
+  _assert_close(gradient, same, 1e-6)
+
+
+def test_frozen_parameters_stay(model, allowed, stale):
+  # An optimiser over all parameters would let weight decay move the frozen ones.
+  optimizer = optim.make_optimizer(
+    0.01, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.1, max_grad_norm=1.0
+  )
+  state = update.init_state(model, optimizer, ("visual", "language_model.norm"))
+  before = jax.tree.map(np.asarray, state)
+  after, _ = _update_fn(model, allowed, 1, optimizer)(state, stale)
+  after, _ = _update_fn(model, allowed, 1, optimizer)(after, stale)
+  jax.tree.map(np.testing.assert_array_equal, before.frozen, after.frozen)
+  jax.tree.map(np.testing.assert_array_equal, before.ref_params, after.ref_params)
+  names = {path[:2] for path, _ in nnx.to_flat_state(before.frozen)}
+  assert ("language_model", "norm") in names and ("visual", "blocks") in names
+  for x, y in zip(
+    jax.tree.leaves(before.params), jax.tree.leaves(after.params), strict=True
+  ):
+    assert np.abs(x - y).max() > 0
+  assert after.step == 2
+  # The model that the state was made from is still whole: its arrays were copied.
+  nnx.state(model)["lm_head"]["kernel"][...].block_until_ready()
+
+
+def test_unknown_prefix_to_freeze(model):
+  # A typo that froze nothing would train the vision tower unnoticed; "vis" is a prefix
+  # of a string, not of a name.
+  for prefix in ("vision", "vis"):
+    with pytest.raises(ValueError, match=f"under '{prefix}'; there are .*visual"):
+      update.init_state(model, optax.sgd(1.0), (prefix,))
+
+
+def test_image_features_may_be_handed_over(model, allowed, stale):
+  graphdef, params = nnx.split(model)
+  features = nnx.merge(graphdef, params).encode_images(stale.pixel_values, stale.plan)
+  short = stale._replace(image_features=features, pixel_values=None, plan=None)
+  state = _state(model, ("visual",))
+  one, _ = _gradient(_update_fn(model, allowed), state, stale)
+  other, _ = _gradient(_update_fn(model, allowed), state, short)
+  _assert_close(one, other, 1e-6)
+  # Where the vision tower is trained they would cut its gradient off, silently.
+  with pytest.raises(ValueError, match="vision tower is trained"):
+    _update_fn(model, allowed)(_state(model), short)
+  with pytest.raises(ValueError, match="needs image_features or pixel_values"):
+    _update_fn(model, allowed)(state, short._replace(image_features=None))
+
+
+def test_masked_responses_do_nothing(model, allowed, fresh):
+  # Zeros for their rewards would still pull the KL; NaN shows any path.
+  state, update_fn = _state(model), _update_fn(model, allowed)
+  advantages = np.where(fresh.response_mask, fresh.advantages, np.nan)
+  poisoned = fresh._replace(
+    advantages=advantages.astype(np.float32),
+    old_logprobs=np.where(
+      fresh.response_mask[..., None], fresh.old_logprobs, -np.inf
+    ).astype(np.float32),
+  )
+  one, _ = _gradient(update_fn, state, fresh)
+  other, metrics = _gradient(update_fn, state, poisoned)
+  _assert_close(one, other, 1e-6)
+  assert all(np.isfinite(value) for value in metrics.values())
+
+
+def test_batch_without_a_scored_response_changes_nothing(model, allowed, fresh):
+  # Adam's momentum and weight decay would move the parameters.
+  optimizer = optim.make_optimizer(
+    0.01, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.1, max_grad_norm=1.0
+  )
+  update_fn = _update_fn(model, allowed, 1, optimizer)
+  state, _ = update_fn(update.init_state(model, optimizer), fresh)
+  before = jax.tree.map(np.asarray, state)
+  empty = fresh._replace(response_mask=np.zeros((B, G), bool))
+  after, metrics = update_fn(state, empty)
+  for name in ("params", "opt_state"):
+    jax.tree.map(
+      np.testing.assert_array_equal, getattr(before, name), getattr(after, name)
+    )
+  assert after.step == 2 and metrics["grpo/loss"] == 0
+
+
+def test_uneven_microbatches_are_refused(model, allowed, fresh):
+  with pytest.raises(ValueError, match="4 images do not split into 3 microbatches"):
+    _update_fn(model, allowed, 3)(_state(model), fresh)
+
+
+def test_credit_per_token(model, allowed, fresh):
+  # [B, G, T] advantages that are constant along T are the [B, G] ones.
+  state, update_fn = _state(model), _update_fn(model, allowed, 2)
+  wide = np.repeat(fresh.advantages[..., None], T, -1)
+  one, _ = _gradient(update_fn, state, fresh)
+  other, _ = _gradient(update_fn, state, fresh._replace(advantages=wide))
+  _assert_close(one, other, 1e-6)
+
+
+def test_updates_raise_what_is_rewarded(model, allowed, fresh):
+  # A loss with its sign turned would lower it.
+  batch = fresh._replace(
+    advantages=np.array([1.0, -0.5, -0.5], np.float32)[None].repeat(B, 0),
+    response_mask=np.ones((B, G), bool),
+  )
+  optimizer = optim.make_optimizer(
+    3e-3, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.0, max_grad_norm=1.0
+  )
+  update_fn = _update_fn(model, allowed, 1, optimizer)
+  state = update.init_state(model, optimizer)
+  _, first = update_fn(_copy(state), batch)
+  for _ in range(5):
+    state, metrics = update_fn(state, batch)
+  assert metrics["grpo/loss"] < first["grpo/loss"] - 0.05
+  assert metrics["grpo/kl"] > 0
