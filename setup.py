@@ -1,4 +1,4 @@
-"""Installs fmd_jax; `pip install -e .[sidecar,analysis,dev]` for everything.
+"""Installs fmd_jax; `pip install -e .[dev]` for everything.
 
 Ranges here, exact versions in requirements.lock: the lock is what
 launch/quickstart.sh and launch/test.sh install.
@@ -20,12 +20,11 @@ TRAINER = [
   "numpy>=2",
   "optax",
   "orbax-checkpoint>=0.12.8",
+  "pandas>=3",
   "pillow",
   "protobuf>=6.31.1",
-  "psutil",
   "pyarrow",
   "safetensors",
-  "tenacity",
   "tokenizers",
   "tqdm",
 ]
@@ -38,7 +37,6 @@ SIDECAR = [
   "torch==2.13.0",
   "transformers>=5.23,<6",
 ]
-ANALYSIS = ["pandas>=3", "scipy"]
 TPU = ["libtpu; sys_platform == 'linux'"]
 DEV = [
   "beartype",
@@ -68,8 +66,7 @@ setuptools.setup(
   install_requires=TRAINER,
   extras_require={
     "sidecar": SIDECAR,
-    "analysis": ANALYSIS,
     "tpu": TPU,
-    "dev": SIDECAR + ANALYSIS + TPU + DEV,
+    "dev": SIDECAR + TPU + DEV,
   },
 )

@@ -4,6 +4,7 @@ Axes: B images · G responses per image · P prompt tokens · T completion token
 D width · V vocabulary.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -113,15 +114,14 @@ def init_state(
   _, frozen, params = nnx.split(
     model, lambda path, _: any(is_under(path, p) for p in freeze), ...
   )
-  copy = lambda tree: jax.tree.map(jnp.copy, tree)  # noqa: E731
-  params = copy(params)
-  return TrainState(
-    step=jnp.zeros((), jnp.int32),
-    params=params,
-    frozen=copy(frozen),
-    ref_params=copy(params),
-    opt_state=optimizer.init(params),
-  )
+
+  # One program, not one for each shape of array; the two copies are two buffers.
+  @jax.jit
+  def start(params, frozen):
+    copy = functools.partial(jax.tree.map, jnp.copy)
+    return copy(params), copy(frozen), copy(params), optimizer.init(params)
+
+  return TrainState(jnp.zeros((), jnp.int32), *start(params, frozen))
 
 
 def _groups(batch: TrainBatch, image_token_id: int, number: int) -> _Group:

@@ -26,4 +26,3 @@ fi
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
 "$PYTHON" -m launch.discover --config configs/quickstart.py --workdir "$workdir" \
   ${flags[@]+"${flags[@]}"}
-echo "Report: $workdir/report/index.html"

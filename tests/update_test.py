@@ -1,5 +1,7 @@
 """The update against NumPy, finite differences and itself in one piece."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,36 +15,44 @@ from tests.models import tiny
 
 B, G, T = 4, 3, 7
 BETA, CLIP = 0.1, 0.2
+FREEZE = ("visual", "language_model.norm")
+# Compiling is what these tests cost: programs are shared among them.
 
 
-@pytest.fixture(scope="module")
-def model():
+@functools.cache
+def _model():
   return tiny.model(seed=5)
 
 
-@pytest.fixture(scope="module")
-def allowed(model):
-  return np.array(models.sampleable_tokens(model.config, tiny.special_ids()))
+@pytest.fixture
+def model():
+  return _model()
 
 
-@pytest.fixture(scope="module")
-def prompts(model):
+@functools.cache
+def _allowed():
+  return models.sampleable_tokens(
+    _model().config, tiny.special_ids(), tiny.processor_vocabulary()
+  )
+
+
+@functools.cache
+def _prompts():
   # Images of different sizes: cutting the features into equal parts would mix them.
   grids = [(4, 4), (6, 4), (4, 8), (4, 4)]
-  return tiny.prompts(model.config, grids, [14, 19, 17, 12])
+  return tiny.prompts(_model().config, grids, [14, 19, 17, 12])
 
 
-@pytest.fixture(scope="module")
-def fresh(model, allowed, prompts):
-  """A batch straight from the sampler, with random advantages."""
-  graphdef, params = nnx.split(model)
-  config = model.config
+@functools.cache
+def _fresh():
+  graphdef, params = nnx.split(_model())
+  config, prompts = _model().config, _prompts()
   sample = sampler.make_sampler(
     graphdef,
     group_size=G,
     max_new_tokens=T,
     temperature=1.0,
-    allowed_tokens=allowed,
+    allowed_tokens=_allowed(),
     eos_ids=config.eos_token_ids,
     pad_id=config.pad_token_id,
   )
@@ -66,50 +76,68 @@ def fresh(model, allowed, prompts):
     response_mask=mask,
     pixel_values=prompts.pixel_values,
     plan=plan,
+    token_weights=np.ones((B, G, T), np.float32),
   )
 
 
-@pytest.fixture(scope="module")
-def stale(fresh):
+@pytest.fixture
+def fresh():
+  """A batch straight from the sampler, with random advantages."""
+  return _fresh()
+
+
+@pytest.fixture
+def stale():
   """The same with other old log-probs: ratios on both sides of the clip."""
   noise = np.random.default_rng(1).normal(size=(B, G, T)) * 0.3
-  return fresh._replace(
-    old_logprobs=(fresh.old_logprobs + noise).astype(np.float32),
+  return _fresh()._replace(
+    old_logprobs=(_fresh().old_logprobs + noise).astype(np.float32),
     token_weights=np.exp(-np.abs(noise)).astype(np.float32),
   )
 
 
+@functools.cache
+def _optimizer(name):
+  if name == "record":  # takes no step; its state is the gradient
+    return optax.GradientTransformation(
+      lambda params: jax.tree.map(jnp.zeros_like, params),
+      lambda gradient, state, params: (jax.tree.map(jnp.zeros_like, params), gradient),
+    )
+  return optim.make_optimizer(
+    3e-3, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.1, max_grad_norm=1.0
+  )
+
+
+@functools.cache
+def _update_fn(microbatches=1, optimizer="record", masked=True):
+  return update.make_update_fn(
+    nnx.graphdef(_model()),
+    _optimizer(optimizer),
+    beta=BETA,
+    clip=CLIP,
+    microbatches=microbatches,
+    temperature=1.0,
+    allowed_tokens=_allowed() if masked else np.ones_like(_allowed()),
+    image_token_id=_model().config.image_token_id,
+  )
+
+
 def _state(model, freeze=(), seed=2, noise=0.05):
-  """A state whose reference differs from its policy, stepped by plain descent."""
-  state = update.init_state(model, optax.sgd(1.0), freeze)
+  """A state whose reference differs from its policy; no update moves it."""
+  state = update.init_state(model, _optimizer("record"), freeze)
   leaves, tree = jax.tree.flatten(state.ref_params)
   rng = np.random.default_rng(seed)
   moved = [x + noise * rng.normal(size=x.shape).astype(np.float32) for x in leaves]
   return state._replace(ref_params=jax.tree.unflatten(tree, moved))
 
 
-def _update_fn(model, allowed, microbatches=1, optimizer=None, beta=BETA):
-  return update.make_update_fn(
-    nnx.graphdef(model),
-    optimizer or optax.sgd(1.0),
-    beta=beta,
-    clip=CLIP,
-    microbatches=microbatches,
-    temperature=1.0,
-    allowed_tokens=allowed,
-    image_token_id=model.config.image_token_id,
-  )
-
-
 def _copy(state):
-  return jax.tree.map(jnp.copy, state)
+  return jax.tree.map(lambda x: jnp.array(np.asarray(x)), state)
 
 
 def _gradient(update_fn, state, batch):
-  """The gradient, read off a step of descent with rate 1, and the metrics."""
-  before = jax.tree.map(np.asarray, state.params)
   after, metrics = update_fn(_copy(state), batch)
-  return jax.tree.map(lambda x, y: x - np.asarray(y), before, after.params), metrics
+  return jax.tree.map(np.asarray, after.opt_state), metrics
 
 
 def _assert_close(one, other, tolerance):
@@ -118,34 +146,23 @@ def _assert_close(one, other, tolerance):
     np.testing.assert_allclose(x / scale, y / scale, atol=tolerance)
 
 
-def _plain_logprobs(model, prompts, batch, allowed):
-  """[B, G, T] log-probs and entropies by one whole forward pass a response."""
-  logprobs, entropy = np.zeros((2, B, G, T))
-  first = 0
-  for b in range(B):
-    grid = prompts.image_grid_thw[b : b + 1]
-    pixels = prompts.pixel_values[first : first + int(grid.prod())]
-    first += int(grid.prod())
-    start = prompts.lengths[b]
-    for g in range(G):
-      tokens = batch.completions[b, g, : batch.lengths[b, g]]
-      ids = np.concatenate([prompts.input_ids[b, :start], tokens])[None]
-      logits = np.asarray(model(ids.astype(np.int32), pixels, grid))[0, start - 1 : -1]
-      logits = np.where(allowed, logits.astype(np.float64), -np.inf)
-      logits -= np.logaddexp.reduce(logits, -1, keepdims=True)
-      logprobs[b, g, : len(tokens)] = logits[np.arange(len(tokens)), tokens]
-      p = np.exp(logits[:, allowed])
-      entropy[b, g, : len(tokens)] = -(p * logits[:, allowed]).sum(-1)
-  return logprobs, entropy
+def _plain_logprobs(model, batch):
+  """[B, G, T] log-probs and entropies by whole forward passes."""
+  logits = tiny.plain_logits(model, _prompts(), batch.completions, batch.lengths)
+  logits = np.where(_allowed(), logits, -np.inf)
+  logits -= np.logaddexp.reduce(logits, -1, keepdims=True)
+  chosen = np.take_along_axis(logits, batch.completions[..., None], -1)[..., 0]
+  kept = logits[..., _allowed()]
+  return chosen, -(np.exp(kept) * kept).sum(-1)
 
 
-def test_loss_and_metrics_equal_numpy(model, allowed, prompts, stale):
+def test_loss_and_metrics_equal_numpy(model, stale):
   # Eq. 1 by loops over plain forward passes: a prompt that is not shared rightly, a
   # mask left out, old and new exchanged, or the mean over all tokens at once differ.
   state = _state(model)
   reference = nnx.merge(nnx.graphdef(model), state.ref_params, state.frozen)
-  new, entropy = _plain_logprobs(model, prompts, stale, allowed)
-  ref, _ = _plain_logprobs(reference, prompts, stale, allowed)
+  new, entropy = _plain_logprobs(model, stale)
+  ref, _ = _plain_logprobs(reference, stale)
   total, kl_total, entropy_total, clipped = [], [], [], []
   for b in range(B):
     rows = []
@@ -163,7 +180,7 @@ def test_loss_and_metrics_equal_numpy(model, allowed, prompts, stale):
       (total, kl_total, entropy_total, clipped), np.mean(rows, 0), strict=True
     ):
       values.append(mean)
-  _, metrics = _gradient(_update_fn(model, allowed), state, stale)
+  _, metrics = _gradient(_update_fn(), state, stale)
   assert abs(np.mean(total)) > 0.01 and np.mean(clipped) > 0.1
   for name, values in [
     ("loss", total),
@@ -174,38 +191,37 @@ def test_loss_and_metrics_equal_numpy(model, allowed, prompts, stale):
     np.testing.assert_allclose(metrics[f"grpo/{name}"], np.mean(values), rtol=1e-4)
 
 
-def test_ratio_is_one_at_the_first_update(model, allowed, fresh):
+def test_ratio_is_one_at_the_first_update(model, fresh):
   # With the sampler's recorded log-probs, nothing recomputed. The trainer without the
   # sampler's mask has another distribution, and is caught.
-  state = update.init_state(model, optax.sgd(1.0))
-  _, metrics = _update_fn(model, allowed)(_copy(state), fresh)
+  state = update.init_state(model, _optimizer("record"))
+  _, metrics = _update_fn()(_copy(state), fresh)
   assert metrics["grpo/ratio_max_dev"] <= 1e-4
   assert metrics["grpo/clip_frac"] == 0
   assert abs(metrics["grpo/kl"]) < 1e-6
   assert metrics["grpo/grad_norm"] > 1e-3
-  _, unmasked = _update_fn(model, np.ones_like(allowed))(_copy(state), fresh)
+  _, unmasked = _update_fn(masked=False)(_copy(state), fresh)
   assert unmasked["grpo/ratio_max_dev"] > 1e-3
 
 
-@pytest.mark.parametrize("freeze", [(), ("visual",)])
-def test_microbatches_give_the_whole_gradient(model, allowed, stale, freeze):
+@pytest.mark.parametrize("freeze,number", [((), 4), (("visual",), 2)])
+def test_microbatches_give_the_whole_gradient(model, stale, freeze, number):
   # Averaging over the groups would count image 2, with one response, and a group of
   # images alike only by luck; features cut wrongly give another image's gradient.
   state = _state(model, freeze)
-  whole, metrics = _gradient(_update_fn(model, allowed), state, stale)
+  whole, metrics = _gradient(_update_fn(), state, stale)
   assert all(np.abs(x).max() > 0 for x in jax.tree.leaves(whole))
-  for number in (2, 4):
-    parts, others = _gradient(_update_fn(model, allowed, number), state, stale)
-    _assert_close(whole, parts, 1e-5)
-    for name, value in metrics.items():
-      np.testing.assert_allclose(others[name], value, rtol=1e-4, err_msg=name)
+  parts, others = _gradient(_update_fn(number), state, stale)
+  _assert_close(whole, parts, 1e-5)
+  for name, value in metrics.items():
+    np.testing.assert_allclose(others[name], value, rtol=1e-4, err_msg=name)
 
 
-def test_gradient_equals_finite_differences(model, allowed, stale):
+def test_gradient_equals_finite_differences(model, stale):
   # Of the loss the update reports, along the direction of single arrays: a gradient
   # stopped somewhere (the prompt's keys, the image features) is too small there.
   state = _state(model)
-  update_fn = _update_fn(model, allowed, 2)
+  update_fn = _update_fn(4)
   gradient, _ = _gradient(update_fn, state, stale)
   flat = dict(nnx.to_flat_state(gradient))
   names = {".".join(path): path for path in flat}
@@ -234,7 +250,7 @@ def test_gradient_equals_finite_differences(model, allowed, stale):
     np.testing.assert_allclose(slope, np.linalg.norm(g), rtol=2e-2, err_msg=name)
 
 
-def test_end_token_that_is_the_pad_is_trained(model, allowed, fresh):
+def test_end_token_that_is_the_pad_is_trained(model, fresh):
   # With "tokens != pad" for a mask, the last token of such a response has no gradient.
   pad, other = model.config.pad_token_id, model.config.eos_token_ids[0]
   assert pad != other
@@ -243,7 +259,7 @@ def test_end_token_that_is_the_pad_is_trained(model, allowed, fresh):
   ends[..., T - 3 :] = pad
   changed[..., T - 3 :] = pad
   changed[..., T - 3] = other
-  state, update_fn = _state(model), _update_fn(model, allowed)
+  state, update_fn = _state(model), _update_fn()
   batch = fresh._replace(completions=ends, lengths=lengths)
   gradient, _ = _gradient(update_fn, state, batch)
   altered, _ = _gradient(update_fn, state, batch._replace(completions=changed))
@@ -257,15 +273,13 @@ def test_end_token_that_is_the_pad_is_trained(model, allowed, fresh):
   _assert_close(gradient, same, 1e-6)
 
 
-def test_frozen_parameters_stay(model, allowed, stale):
+def test_frozen_parameters_stay(model, stale):
   # An optimiser over all parameters would let weight decay move the frozen ones.
-  optimizer = optim.make_optimizer(
-    0.01, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.1, max_grad_norm=1.0
-  )
-  state = update.init_state(model, optimizer, ("visual", "language_model.norm"))
+  optimizer = _optimizer("adamw")
+  state = update.init_state(model, optimizer, FREEZE)
   before = jax.tree.map(np.asarray, state)
-  after, _ = _update_fn(model, allowed, 1, optimizer)(state, stale)
-  after, _ = _update_fn(model, allowed, 1, optimizer)(after, stale)
+  after, _ = _update_fn(1, "adamw")(state, stale)
+  after, _ = _update_fn(1, "adamw")(after, stale)
   jax.tree.map(np.testing.assert_array_equal, before.frozen, after.frozen)
   jax.tree.map(np.testing.assert_array_equal, before.ref_params, after.ref_params)
   names = {path[:2] for path, _ in nnx.to_flat_state(before.frozen)}
@@ -284,27 +298,31 @@ def test_unknown_prefix_to_freeze(model):
   # of a string, not of a name.
   for prefix in ("vision", "vis"):
     with pytest.raises(ValueError, match=f"under '{prefix}'; there are .*visual"):
-      update.init_state(model, optax.sgd(1.0), (prefix,))
+      update.init_state(model, _optimizer("record"), (prefix,))
 
 
-def test_image_features_may_be_handed_over(model, allowed, stale):
+def test_image_features_may_be_handed_over(model, stale):
   graphdef, params = nnx.split(model)
-  features = nnx.merge(graphdef, params).encode_images(stale.pixel_values, stale.plan)
+  features = jax.jit(
+    lambda params: nnx.merge(graphdef, params).encode_images(
+      stale.pixel_values, stale.plan
+    )
+  )(params)
   short = stale._replace(image_features=features, pixel_values=None, plan=None)
   state = _state(model, ("visual",))
-  one, _ = _gradient(_update_fn(model, allowed), state, stale)
-  other, _ = _gradient(_update_fn(model, allowed), state, short)
+  one, _ = _gradient(_update_fn(), state, stale)
+  other, _ = _gradient(_update_fn(), state, short)
   _assert_close(one, other, 1e-6)
   # Where the vision tower is trained they would cut its gradient off, silently.
   with pytest.raises(ValueError, match="vision tower is trained"):
-    _update_fn(model, allowed)(_state(model), short)
+    _update_fn()(_state(model), short)
   with pytest.raises(ValueError, match="needs image_features or pixel_values"):
-    _update_fn(model, allowed)(state, short._replace(image_features=None))
+    _update_fn()(state, short._replace(image_features=None))
 
 
-def test_masked_responses_do_nothing(model, allowed, fresh):
+def test_masked_responses_do_nothing(model, fresh):
   # Zeros for their rewards would still pull the KL; NaN shows any path.
-  state, update_fn = _state(model), _update_fn(model, allowed)
+  state, update_fn = _state(model), _update_fn()
   advantages = np.where(fresh.response_mask, fresh.advantages, np.nan)
   poisoned = fresh._replace(
     advantages=advantages.astype(np.float32),
@@ -318,13 +336,11 @@ def test_masked_responses_do_nothing(model, allowed, fresh):
   assert all(np.isfinite(value) for value in metrics.values())
 
 
-def test_batch_without_a_scored_response_changes_nothing(model, allowed, fresh):
+def test_batch_without_a_scored_response_changes_nothing(model, fresh):
   # Adam's momentum and weight decay would move the parameters.
-  optimizer = optim.make_optimizer(
-    0.01, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.1, max_grad_norm=1.0
-  )
-  update_fn = _update_fn(model, allowed, 1, optimizer)
-  state, _ = update_fn(update.init_state(model, optimizer), fresh)
+  optimizer = _optimizer("adamw")
+  update_fn = _update_fn(1, "adamw")
+  state, _ = update_fn(update.init_state(model, optimizer, FREEZE), fresh)
   before = jax.tree.map(np.asarray, state)
   empty = fresh._replace(response_mask=np.zeros((B, G), bool))
   after, metrics = update_fn(state, empty)
@@ -335,31 +351,29 @@ def test_batch_without_a_scored_response_changes_nothing(model, allowed, fresh):
   assert after.step == 2 and metrics["grpo/loss"] == 0
 
 
-def test_uneven_microbatches_are_refused(model, allowed, fresh):
+def test_uneven_microbatches_are_refused(model, fresh):
   with pytest.raises(ValueError, match="4 images do not split into 3 microbatches"):
-    _update_fn(model, allowed, 3)(_state(model), fresh)
+    _update_fn(3)(_state(model), fresh)
 
 
-def test_credit_per_token(model, allowed, fresh):
+def test_credit_per_token(model, fresh):
   # [B, G, T] advantages that are constant along T are the [B, G] ones.
-  state, update_fn = _state(model), _update_fn(model, allowed, 2)
+  state, update_fn = _state(model), _update_fn()
   wide = np.repeat(fresh.advantages[..., None], T, -1)
   one, _ = _gradient(update_fn, state, fresh)
   other, _ = _gradient(update_fn, state, fresh._replace(advantages=wide))
   _assert_close(one, other, 1e-6)
 
 
-def test_updates_raise_what_is_rewarded(model, allowed, fresh):
+def test_updates_raise_what_is_rewarded(model, fresh):
   # A loss with its sign turned would lower it.
   batch = fresh._replace(
     advantages=np.array([1.0, -0.5, -0.5], np.float32)[None].repeat(B, 0),
     response_mask=np.ones((B, G), bool),
   )
-  optimizer = optim.make_optimizer(
-    3e-3, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.0, max_grad_norm=1.0
-  )
-  update_fn = _update_fn(model, allowed, 1, optimizer)
-  state = update.init_state(model, optimizer)
+  optimizer = _optimizer("adamw")
+  update_fn = _update_fn(1, "adamw")
+  state = update.init_state(model, optimizer, FREEZE)
   _, first = update_fn(_copy(state), batch)
   for _ in range(5):
     state, metrics = update_fn(state, batch)

@@ -38,8 +38,22 @@ class SftBatch(NamedTuple):
   weights: jax.Array
 
 
-# (extra parameters, tapped hidden states [B, G, T, D], batch, targets) -> loss, metrics
-Auxiliary = Callable[[Any, jax.Array, SftBatch, Any], tuple[jax.Array, dict]]
+class Rows(NamedTuple):
+  """What the model makes of a batch.
+
+  Attributes:
+    logits: fp32 [B, G, T, V].
+    prefix: keys and values of the prompt, each [L, B, P, KV, h].
+    tapped: [B, G, T, D] after the tapped layer, or None.
+  """
+
+  logits: jax.Array
+  prefix: tuple[jax.Array, jax.Array]
+  tapped: jax.Array | None
+
+
+# (model, rows, batch, targets) -> a loss to add, and metrics
+Auxiliary = Callable[[Any, Rows, SftBatch, Any], tuple[jax.Array, dict]]
 
 
 def segment_mask(segments: jax.Array) -> jax.Array:
@@ -49,8 +63,14 @@ def segment_mask(segments: jax.Array) -> jax.Array:
   return same & jnp.tril(jnp.ones((length, length), bool))
 
 
-def row_logits(model, batch: SftBatch, tap: int | None = None):
-  """Logits fp32 [B, G, T, V] of every row token, and the tapped states or None."""
+def rows_of(model, batch: SftBatch, tap: int | None = None) -> Rows:
+  """Runs the prompts once and the rows on top of them.
+
+  Args:
+    model: the vision-language model.
+    batch: see `SftBatch`.
+    tap: number of the layer whose output is wanted too; None for none.
+  """
   prompt = model.embed(batch.prompt_ids, batch.image_features)[:, None]
   length = batch.prompt_ids.shape[1]
   causal = jnp.tril(jnp.ones((length, length), bool))
@@ -66,22 +86,20 @@ def row_logits(model, batch: SftBatch, tap: int | None = None):
     prefix_mask=batch.prompt_mask,
     **({} if tap is None else {"tap": tap}),
   )
-  return model.unembed(out[0]), None if tap is None else out[2]
+  return Rows(model.unembed(out[0]), prefix, None if tap is None else out[2])
 
 
 def loss(
   model,
-  extra: Any,
   batch: SftBatch,
-  targets: Any,
+  targets: Any = None,
   auxiliary: Auxiliary | None = None,
   tap: int | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Weighted mean cross-entropy, plus an auxiliary loss on a tapped layer.
+  """Weighted mean cross-entropy, plus an auxiliary loss.
 
   Args:
     model: the vision-language model.
-    extra: parameters of the auxiliary loss.
     batch: see `SftBatch`.
     targets: what the auxiliary loss aims at.
     auxiliary: None for plain fine-tuning.
@@ -90,15 +108,16 @@ def loss(
   Returns:
     The scalar loss, and `loss`, `accuracy` and the auxiliary's own metrics.
   """
-  logits, tapped = row_logits(model, batch, tap)
+  rows = rows_of(model, batch, tap)
+  logits = rows.logits[:, :, :-1]
   next_tokens, weights = batch.tokens[:, :, 1:], batch.weights[:, :, :-1]
-  nll = optax.softmax_cross_entropy_with_integer_labels(logits[:, :, :-1], next_tokens)
+  nll = optax.softmax_cross_entropy_with_integer_labels(logits, next_tokens)
   value = (nll * weights).sum() / jnp.maximum(weights.sum(), 1.0)
-  hits = (logits[:, :, :-1].argmax(-1) == next_tokens) * (weights > 0)
+  hits = (logits.argmax(-1) == next_tokens) * (weights > 0)
   accuracy = hits.sum() / jnp.maximum((weights > 0).sum(), 1)
   metrics = {"loss": value, "accuracy": accuracy}
   if auxiliary is not None:
-    more, named = auxiliary(extra, tapped, batch, targets)
+    more, named = auxiliary(model, rows, batch, targets)
     value, metrics = value + more, metrics | named
   return value, metrics
 
@@ -109,26 +128,24 @@ def make_step(
   auxiliary: Auxiliary | None = None,
   tap: int | None = None,
 ):
-  """Builds the jitted step `(params, frozen, extra, opt_state, batch, targets)`.
+  """Builds the jitted step `(params, frozen, opt_state, batch, targets)`.
 
-  `params` and `frozen` are disjoint states of the model (`nnx.split` with a filter);
-  the optimiser holds `(params, extra)`.
+  `params` and `frozen` are disjoint states of the model (`nnx.split` with a filter).
 
   Returns:
-    A function giving `(params, extra, opt_state, metrics)`.
+    A function giving `(params, opt_state, metrics)`; it donates the first and third.
   """
 
-  def step(params, frozen, extra, opt_state, batch, targets):
-    def objective(trained):
-      model = nnx.merge(graphdef, trained[0], frozen)
-      return loss(model, trained[1], batch, targets, auxiliary, tap)
+  def step(params, frozen, opt_state, batch, targets):
+    def objective(params):
+      model = nnx.merge(graphdef, params, frozen)
+      return loss(model, batch, targets, auxiliary, tap)
 
-    (_, metrics), grads = jax.value_and_grad(objective, has_aux=True)((params, extra))
-    updates, opt_state = optimizer.update(grads, opt_state, (params, extra))
-    params, extra = optax.apply_updates((params, extra), updates)
-    return params, extra, opt_state, metrics
+    (_, metrics), grads = jax.value_and_grad(objective, has_aux=True)(params)
+    updates, opt_state = optimizer.update(grads, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state, metrics
 
-  return jax.jit(step, donate_argnums=(0, 2, 3))
+  return jax.jit(step, donate_argnums=(0, 2))
 
 
 def pack(texts: list[tuple[np.ndarray, np.ndarray]], rows: int, length: int):

@@ -3,7 +3,7 @@
 from fmd_jax.models.config import ConfigError, ModelConfig, TextConfig, VisionConfig
 from fmd_jax.models.positions import mrope_positions
 from fmd_jax.models.qwen2_5_vl import Qwen2_5_VL, init, sampleable_tokens
-from fmd_jax.models.vision_plan import VisionPlan, vision_plan
+from fmd_jax.models.vision_plan import VisionPlan, pad_patches, vision_plan
 from fmd_jax.models.weights import CheckpointError, load, save
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
   "init",
   "load",
   "mrope_positions",
+  "pad_patches",
   "sampleable_tokens",
   "save",
   "vision_plan",

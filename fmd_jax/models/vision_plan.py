@@ -48,14 +48,27 @@ class VisionPlan(NamedTuple):
   frames: Segments | None
 
 
-def _segments(lengths: np.ndarray) -> Segments:
-  longest = int(lengths.max())
+def _segments(lengths: list[int], longest: int = 0, number: int = 0) -> Segments:
+  """Lays runs out; at least `number` of them and places for `longest`."""
+  longest = max(longest, *lengths)
+  lengths = np.array(lengths + [0] * (number - len(lengths)))
   mask = np.arange(longest) < lengths[:, None]
   if mask.all():
     return Segments(mask, None, None)
   starts = np.cumsum(lengths) - lengths
   tokens = np.where(mask, starts[:, None] + np.arange(longest), 0)
   return Segments(mask, tokens.astype(np.int32), np.flatnonzero(mask).astype(np.int32))
+
+
+def _round_up(number: int) -> int:
+  """To 4, 5, 6 or 7 times a power of two: few sizes, at most a quarter too large."""
+  step = max(1, 1 << (number.bit_length() - 3))
+  return -(-number // step) * step
+
+
+def _cut(length: int, longest: int) -> list[int]:
+  whole, rest = divmod(length, longest)
+  return [longest] * whole + [rest] * (rest > 0)
 
 
 def _windows_of_frame(rows: int, columns: int, side: int):
@@ -70,45 +83,66 @@ def _windows_of_frame(rows: int, columns: int, side: int):
 
 
 @functools.lru_cache(maxsize=256)
-def _plan(grids: tuple[tuple[int, int, int], ...], config: VisionConfig) -> VisionPlan:
+def _plan(
+  grids: tuple[tuple[int, int, int], ...], config: VisionConfig, bucketed: bool
+) -> VisionPlan:
   merge, unit = config.spatial_merge_size, config.merge_unit
   side = config.window_size // merge // config.patch_size
-  order, positions, window_lengths, frame_lengths = [], [], [], []
+  order, positions, windows, frames = [], [], [], []
   start = 0
-  for frames, height, width in grids:
-    if height % merge or width % merge or min(frames, height, width) < 1:
-      raise ValueError(f"image grid {frames, height, width} is no multiple of {merge}")
+  for times, height, width in grids:
+    if height % merge or width % merge or min(times, height, width) < 1:
+      raise ValueError(f"image grid {times, height, width} is no multiple of {merge}")
     rows, columns = height // merge, width // merge
     in_frame, lengths = _windows_of_frame(rows, columns, side)
     row, column = np.divmod(in_frame, columns)
     # Patches come in groups of merge x merge, row by row within the group.
     row = (row[:, None, None] * merge + np.arange(merge)[:, None]).repeat(merge, 2)
     column = (column[:, None, None] * merge + np.arange(merge)).repeat(merge, 1)
-    for _ in range(frames):
+    for _ in range(times):
       order.append(start + in_frame)
       positions.append(np.stack([row.ravel(), column.ravel()]))
-      window_lengths += [unit * n for n in lengths]
-      frame_lengths.append(height * width)
+      windows += [unit * n for n in lengths]
+      frames.append(height * width)
       start += rows * columns
+  mixed = bucketed and len(set(grids)) > 1
+  if mixed:
+    # Padding patches attend among themselves, in segments of their own: left out of
+    # all segments, they would have to be kept out of every gradient.
+    padding = _round_up(start) - start
+    longest, full = _round_up(max(frames)), unit * side**2
+    order.append(np.arange(start, start + padding))
+    positions.append(np.zeros((2, unit * padding), int))
+    windows += _cut(unit * padding, full)
+    frames += _cut(unit * padding, longest)
+    # One empty segment at least: with and without index arrays are two programs.
+    in_windows = _segments(windows, full, _round_up(len(windows) + 1))
+    in_frames = _segments(frames, longest, _round_up(len(frames) + 1))
+  else:
+    in_windows = _segments(windows)
+    in_frames = None if windows == frames else _segments(frames)
   order = np.concatenate(order).astype(np.int32)
-  in_order = np.array_equal(order, np.arange(len(order)))
-  windows = _segments(np.array(window_lengths))
-  same = window_lengths == frame_lengths
+  in_order = not mixed and np.array_equal(order, np.arange(len(order)))
   return VisionPlan(
     order=None if in_order else order,
     inverse=None if in_order else np.argsort(order).astype(np.int32),
     positions=np.concatenate(positions, 1).astype(np.int32),
-    windows=windows,
-    frames=None if same else _segments(np.array(frame_lengths)),
+    windows=in_windows,
+    frames=in_frames,
   )
 
 
-def vision_plan(image_grid_thw: np.ndarray, config: VisionConfig) -> VisionPlan:
+def vision_plan(
+  image_grid_thw: np.ndarray, config: VisionConfig, *, bucketed: bool = False
+) -> VisionPlan:
   """Plans the attention of a batch of images, on the host.
 
   Args:
     image_grid_thw: int [I, 3] frames, rows and columns of patches of each image.
     config: the vision tower's.
+    bucketed: round the sizes of a batch of unequal images up, so that batches of
+      photographs share a few compiled programs. Then pass the patches through
+      `pad_patches`; visual tokens past those of the images mean nothing.
 
   Returns:
     NumPy arrays whose shapes depend on the grids alone.
@@ -119,4 +153,15 @@ def vision_plan(image_grid_thw: np.ndarray, config: VisionConfig) -> VisionPlan:
   grids = tuple(tuple(int(n) for n in grid) for grid in np.asarray(image_grid_thw))
   if not grids:
     raise ValueError("a vision plan needs at least one image")
-  return _plan(grids, config)
+  return _plan(grids, config, bucketed)
+
+
+def pad_patches(pixel_values: np.ndarray, plan: VisionPlan) -> np.ndarray:
+  """Adds the rows of zeros that a bucketed plan counts on.
+
+  Args:
+    pixel_values: [N, patch] of the images alone.
+    plan: of the same images.
+  """
+  missing = plan.positions.shape[1] - len(pixel_values)
+  return np.pad(pixel_values, ((0, missing), (0, 0)))

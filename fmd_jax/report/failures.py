@@ -25,7 +25,7 @@ def distinct_valid(rows: pd.DataFrame) -> pd.DataFrame:
   rows = rows.drop_duplicates(["image_id", "question"])
   rows = rows.iloc[np.argsort(_keys(rows).map(_hash).to_numpy(), kind="stable")]
   if knows_skills(rows):
-    groups = [list(own) if own is not None else [] for own in rows["skills"]]
+    groups = [list(own) if np.ndim(own) else [] for own in rows["skills"]]
   else:
     groups = [[prefix] for prefix in rows["prefix"]]
   return rows.assign(groups=pd.Series(groups, index=rows.index, dtype=object))

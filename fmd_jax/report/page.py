@@ -204,12 +204,15 @@ def _headline(run: Run) -> list[str]:
         f"{method.label}: {wrong:,} of {valid:,} valid questions {where} were "
         f"answered wrongly ({_percent(wrong / valid)})."
       )
-  if len(own.get("grpo", ())) and len(own.get("zero_shot", ())):
-    ratio = metrics.fdr_ratio(own["grpo"], own["zero_shot"])
-    if None not in (ratio["value"], ratio["low"], ratio["high"]):
+  protocol = "after" if split == "heldout" else "during"
+  for method in run.methods:
+    beside = run.metrics.get("comparison", {}).get(method.name, {}).get(protocol, {})
+    ratio = beside.get("fdr", {}).get("ratio", {})
+    ends = [ratio.get(key) for key in ("value", "low", "high")]
+    if None not in ends:
       sentences.append(
-        f"RL's questions fail the model {ratio['value']:.2f} times as often as "
-        f"Zero Shot's (95% interval {ratio['low']:.2f} to {ratio['high']:.2f})."
+        f"The questions of {method.label} fail the model {ends[0]:.2f} times as often "
+        f"as those of Zero Shot (95% interval {ends[1]:.2f} to {ends[2]:.2f})."
       )
   return sentences
 

@@ -1,8 +1,8 @@
 """Stage 2: the language model, by `methods/sft.py` with a pointer loss on top.
 
-Each noun phrase must point, from the hidden state of its words after the second layer,
-at the visual tokens of what it refers to. Without that loss a model this small stays at
-the language prior (measured: `fmd_jax/LOG.md`). Its parameters are dropped at export.
+Half of the third layer's heads are taught to look, from each noun phrase and from where
+the answer starts, at the visual tokens of what is meant. Without such a lesson a model
+this small stays at the language prior (measured: `fmd_jax/LOG.md`).
 """
 
 import collections
@@ -13,11 +13,11 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from absl import logging
 from flax import nnx
 
 from fmd_jax.methods import sft
+from fmd_jax.models.text import mrope_angles
 from fmd_jax.testbed.dataset import CELLS, Encoded
 from fmd_jax.testbed.towers import adam
 
@@ -35,26 +35,37 @@ class Layout:
   texts: int  # tried for a picture; those without room are left out
 
 
-def pointer_loss(extra, tapped, batch: sft.SftBatch, points):
-  """Cross-entropy of pointing at cells, `points [B, G, T, 16]` summing to 1 or 0."""
-  images = batch.tokens.shape[0]
-  features = batch.image_features.reshape(images, CELLS, -1) + extra["place"]
-  norm = tapped * jax.lax.rsqrt((tapped**2).mean(-1, keepdims=True) + 1e-6)
-  logits = jnp.einsum("bgtd,bnd->bgtn", norm @ extra["query"], features) * 0.1
+def pointer_loss(model, rows: sft.Rows, batch: sft.SftBatch, points):
+  """Cross-entropy of where the third layer looks, for half of its heads.
+
+  Args:
+    model: whose own attention is taught; no parameters but its own.
+    rows: the tapped states and the prompt's keys.
+    batch: the batch.
+    points: [B, G, T, 16] which cells a token means, summing to 1, or 0 for no lesson.
+  """
+  graphdef, params = nnx.split(model.language_model.layers)
+  layer = nnx.merge(graphdef, jax.tree.map(lambda p: p[TAP], params))
+  positions = jnp.broadcast_to(batch.positions[None], (3, *batch.positions.shape))
+  angles = mrope_angles(positions, model.config.text)
+  hidden = layer.input_layernorm(rows.tapped)
+  queries, _, _ = layer.self_attn.qkv(hidden, jnp.cos(angles), jnp.sin(angles))
+  keys = rows.prefix[0][TAP][:, :, 0]  # of the first group
+  heads = queries.shape[-2] // model.config.text.num_key_value_heads
+  logits = jnp.einsum("bgtrh,bph->bgtrp", queries[..., :heads, :], keys)
+  logits = logits / np.sqrt(keys.shape[-1])
+  logits = jnp.where(batch.prompt_mask[:, None, None, None], logits, -1e9)
+  # From cells to places in the prompt.
+  image = batch.prompt_ids == model.config.image_token_id
+  cell = jax.nn.one_hot(jnp.cumsum(image, -1) - 1, CELLS) * image[..., None]
+  wanted = jnp.einsum("bgtn,bpn->bgtp", points, cell)[..., None, :]
   active = points.sum(-1)
-  nll = optax.softmax_cross_entropy(logits, points) * active
-  value = nll.sum() / jnp.maximum(active.sum(), 1.0)
-  best = jnp.take_along_axis(points, logits.argmax(-1)[..., None], -1)[..., 0] > 0
-  hit = (best * active).sum() / jnp.maximum(active.sum(), 1.0)
-  return _POINTER_WEIGHT * value, {"pointer": value, "pointer_accuracy": hit}
-
-
-def pointer_parameters(width: int, seed: int) -> dict:
-  keys = jax.random.split(jax.random.key(seed))
-  return {
-    "query": jax.random.normal(keys[0], (width, width)) * 0.3 / np.sqrt(width),
-    "place": jax.random.normal(keys[1], (CELLS, width)) * 0.3,
-  }
+  nll = -(wanted * jax.nn.log_softmax(logits)).sum(-1).mean(-1)
+  total = jnp.maximum(active.sum(), 1.0)
+  value = (nll * active).sum() / total
+  mass = (jax.nn.softmax(logits) * (wanted > 0)).sum(-1).mean(-1)
+  hit = (mass * active).sum() / total
+  return _POINTER_WEIGHT * value, {"pointer": value, "pointer_mass": hit}
 
 
 @dataclasses.dataclass
@@ -136,9 +147,8 @@ def train(model, prompts, features, texts, layout: Layout, *, steps, peak, seed)
     The trained model.
   """
   graphdef, frozen, params = nnx.split(model, nnx.PathContains("visual"), ...)
-  extra = pointer_parameters(model.config.text.hidden_size, seed)
   optimizer = adam(peak, steps)
-  opt_state = optimizer.init((params, extra))
+  opt_state = optimizer.init(params)
   step = sft.make_step(graphdef, optimizer, pointer_loss, TAP)
   rng, start, history, seen = random.Random(seed), time.time(), [], 0
   kinds = prompts if isinstance(prompts, list) else [prompts]
@@ -153,9 +163,7 @@ def train(model, prompts, features, texts, layout: Layout, *, steps, peak, seed)
       [kinds[k] for k in kind], features[chosen], picked, layout
     )
     seen += sum(map(len, places))
-    params, extra, opt_state, metrics = step(
-      params, frozen, extra, opt_state, batch, points
-    )
+    params, opt_state, metrics = step(params, frozen, opt_state, batch, points)
     history.append(metrics)
     if (i + 1) % 200 == 0 or i + 1 == steps:
       got = jax.device_get(history)
@@ -198,6 +206,6 @@ def exact_matches(model, prompt: Prompt, features, texts, layout: Layout) -> lis
 
 def _greedy_next(model, batch: sft.SftBatch) -> jax.Array:
   """bool [B, G, T]: the learned next token is not the likeliest."""
-  logits = sft.row_logits(model, batch)[0]
+  logits = sft.rows_of(model, batch).logits
   next_tokens = jnp.roll(batch.tokens, -1, axis=-1)
   return (logits.argmax(-1) != next_tokens) & (batch.weights > 0)

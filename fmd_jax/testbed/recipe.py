@@ -22,7 +22,6 @@ from fmd_jax.models.config import from_folder
 from fmd_jax.models.processor import Processor
 from fmd_jax.prompts import render
 from fmd_jax.testbed import dataset, folder, language, towers
-from fmd_jax.testbed.planted import BLIND_SPOTS
 
 # Easy skills are asked more often, as VLM training data does; planted cells live there.
 ANSWERER_MIX = {
@@ -92,6 +91,7 @@ class Budget:
 
 SMOKE = Budget(64, 4, 8, 32, 12, 4, 32, 4, 16)
 _ANSWERER = language.Layout(pictures=12, rows=1, length=144, texts=9)
+_EXAMINATION = language.Layout(pictures=20, rows=3, length=144, texts=0)
 _QUESTIONER = language.Layout(pictures=12, rows=4, length=64, texts=8)
 
 
@@ -239,20 +239,6 @@ def build_questioner(shop: Workshop):
   return model
 
 
-def card(report: dict) -> str:
-  """The model card of the testbed, as Markdown."""
-  spots = "\n".join(f"- `{spot.cell}`" for spot in BLIND_SPOTS)
-  rows = "\n".join(f"| {k} | {v:.3f} |" for k, v in report["answerer"].items())
-  return f"""# The testbed's checkpoints
-
-Two Qwen2.5-VL-architecture models of {report["parameters"]:,} parameters each, made by
-`python -m launch.build_testbed` and nothing else.
-
-Planted blind spots of the answerer:
-
-{spots}
-
-| answerer, exact answers on held-out scenes | accuracy |
-|---|---|
-{rows}
-"""
+def exact_matches(model, prompt: language.Prompt, features, texts) -> list:
+  """See `language.exact_matches`; rows with room for every text."""
+  return language.exact_matches(model, prompt, features, texts, _EXAMINATION)

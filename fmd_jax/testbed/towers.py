@@ -78,7 +78,9 @@ def loss(features, embedding, heads, words, labels):
   weight = jnp.where(occupied, 3.0, 1.0)
   total, hits = 0.0, []
   for group, ids in enumerate(words):
-    classes = jnp.concatenate([heads["none"][group : group + 1], embedding[ids].mean(1)])
+    classes = jnp.concatenate(
+      [heads["none"][group : group + 1], embedding[ids].mean(1)]
+    )
     logits = features @ classes.T * _SCALE
     target = labels[..., group].astype(jnp.int32)
     nll = optax.softmax_cross_entropy_with_integer_labels(logits, target)

@@ -39,6 +39,9 @@ def test_summary_holds_the_parts():
     assert out[part]["rarefied"] is not None
   assert out["sd"]["rarefied"] < out["sd"]["vendi"]
   assert out == metrics.summarise(df, vectors, common_n=50, resamples=100)
+  other = metrics.summarise(df, vectors, common_n=50, resamples=100, seed=1)
+  assert other["sd"]["rarefied"] != out["sd"]["rarefied"]
+  assert other["fdr"]["low"] != out["fdr"]["low"]
 
 
 def test_summary_without_the_optional_parts():

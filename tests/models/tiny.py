@@ -4,7 +4,6 @@ import json
 import pathlib
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import tokenizers
@@ -148,12 +147,24 @@ def config(**changes) -> model_config.ModelConfig:
   return model_config.from_dict(content, generation)
 
 
-def model(seed: int, spread: float = 1.5, **changes) -> nnx.Module:
-  """A random model; `spread` scales its weights so that its choices are not flat."""
-  made = models.init(config(**changes), seed)
-  graphdef, params = nnx.split(made)
-  params = jax.tree.map(lambda x: x * spread if x.ndim > 1 else x, params)
-  return nnx.merge(graphdef, params)
+def model(seed: int, **changes) -> nnx.Module:
+  """A random model, biases and norms random too; made without compiling anything."""
+  graphdef, params = nnx.split(
+    nnx.eval_shape(lambda: models.init(config(**changes), seed))
+  )
+  rng = np.random.default_rng(seed)
+
+  def fill(path, leaf):
+    noise = rng.normal(size=leaf.shape)
+    if path[-1] == "scale":
+      noise = 1 + 0.1 * noise
+    elif path[-1] == "kernel":
+      noise *= leaf.shape[-2] ** -0.5
+    else:
+      noise *= 0.2
+    return leaf.replace(jnp.array(noise, jnp.float32))
+
+  return nnx.merge(graphdef, nnx.map_state(fill, params))
 
 
 class Prompts(NamedTuple):

@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -98,14 +97,16 @@ def test_recorded_logprobs_equal_the_scorer(model, prompts, temperature):
   # gives a ratio that is not 1.
   samples = _sample(model, prompts, temperature=temperature)
   _, prompt, *_ = _arguments(model, prompts)
-  got, _ = scoring.completion_logprobs(
-    model,
-    samples.image_features,
-    *prompt,
-    samples.tokens,
-    samples.lengths,
-    jnp.asarray(_allowed()),
-    temperature=temperature,
+  graphdef, params = nnx.split(model)
+
+  @jax.jit
+  def score(params, *arrays):
+    return scoring.completion_logprobs(
+      nnx.merge(graphdef, params), *arrays, _allowed(), temperature=temperature
+    )
+
+  got, _ = score(
+    params, samples.image_features, *prompt, samples.tokens, samples.lengths
   )
   np.testing.assert_allclose(
     np.where(_places(samples), got, 0.0), samples.logprobs, atol=1e-5, rtol=0

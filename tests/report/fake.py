@@ -126,6 +126,9 @@ def make_workdir(folder, steps=60, seed=0):
       summary = metrics.summarise(rows, embed(questions), common_n=99, resamples=200)
       summaries.setdefault(method, {})[protocol] = summary
       found.append(rows)
-  content = {"methods": summaries, "comparison": {}}
+  own = [rows for rows in found if (rows["split"] == "heldout").all()]
+  ratio = metrics.compare(own[1], own[0], "fdr", resamples=200)
+  comparison = {"grpo": {"after": {"fdr": ratio}}}
+  content = {"methods": summaries, "comparison": comparison}
   (folder / "metrics.json").write_text(json.dumps(content))
   return pd.concat(found, ignore_index=True)

@@ -64,6 +64,7 @@ def test_the_page_needs_no_other_file(workdir):
 def test_the_numbers_are_those_of_the_rows(workdir):
   # Wrong: the training verifier's rows, or one protocol's numbers under the other.
   _, rows, page = workdir
+  fdr = {}
   for method in ("zero_shot", "grpo"):
     for split in ("train", "heldout"):
       own = rows[(rows["method"] == method) & (rows["split"] == split)]
@@ -72,6 +73,8 @@ def test_the_numbers_are_those_of_the_rows(workdir):
       assert f"{100 * wrong / len(valid):.1f}%" in page.text
       if split == "heldout":
         assert f"{wrong} of {len(valid)} valid questions" in page.text
+        fdr[method] = wrong / len(valid)
+  assert f"{fdr['grpo'] / fdr['zero_shot']:.2f} times as often" in page.text
 
 
 def test_the_planted_skill_is_on_top(workdir):
@@ -143,7 +146,8 @@ def test_examples_are_failures_of_the_group_on_different_pictures(workdir):
   used = set()
   first = failures.examples(rows, "color", 4, used)
   second = failures.examples(rows, "existence", 4, used)
-  for chosen, group in ((first, "color"), (second, "existence")):
+  third = failures.examples(rows, fake.WORST, 4, used)
+  for chosen, group in ((first, "color"), (second, "existence"), (third, fake.WORST)):
     assert chosen["image_id"].nunique() == len(chosen) == 4
     assert not chosen["correct"].astype(bool).any()
     assert all(group in groups for groups in chosen["groups"])

@@ -25,7 +25,7 @@ def request(question: str, *images: bytes) -> Request:
   return Request([{"role": "user", "content": ""}], images, {"question": question})
 
 
-def wait_for(condition, seconds: float = 20.0):
+def wait_for(condition, seconds: float = 60.0):
   end = time.monotonic() + seconds
   while not condition():
     assert time.monotonic() < end, "waited in vain"
@@ -45,6 +45,7 @@ def gone(pid: int) -> bool:
 def said(monkeypatch):
   lines = []
   monkeypatch.setattr(logging, "warning", lambda text, *a: lines.append(text % a))
+  monkeypatch.setattr(client, "_SAY_AGAIN_SECONDS", 1e9)
   return lines
 
 
@@ -85,7 +86,7 @@ def test_a_model_that_loads_for_too_long(tmp_path):
     process.start(
       {"a": f"scripted://{tmp_path}/s.py:f"}, log=tmp_path / "s.log", timeout=3
     )
-  assert time.monotonic() - begun < 20
+  assert time.monotonic() - begun < 50
 
 
 def test_it_ends_with_its_parent(script, tmp_path):
@@ -107,7 +108,7 @@ def test_it_ends_with_its_parent(script, tmp_path):
     parent.kill()
     parent.communicate()
   try:
-    wait_for(lambda: gone(pid), 10)
+    wait_for(lambda: gone(pid), 30)
   finally:
     if not gone(pid):
       os.kill(pid, signal.SIGKILL)
@@ -123,7 +124,7 @@ def test_a_call_survives_the_death_of_its_sidecar(script, tmp_path, said):
   requests = [request(f"q{i}", b"one", bytes([i])) for i in range(3)]
   first = process.start(roles, log=log, port=port)
   try:
-    model = inference.resolve(first.spec("a"), deadline=60)
+    model = inference.resolve(first.spec("a"), deadline=200)
     expected = model.generate(requests)
     name = model.name
     assert said == []
@@ -138,7 +139,7 @@ def test_a_call_survives_the_death_of_its_sidecar(script, tmp_path, said):
     first.stop()
     (tmp_path / "slow").unlink()
     with process.start(roles, log=log, port=port):
-      caller.join(30)
+      caller.join(120)
       assert replies == expected
       assert model.name == name
   finally:
@@ -227,7 +228,7 @@ def test_a_frozen_sidecar_is_noticed(script, tmp_path, said, monkeypatch):
       options[name] = 2_000
   monkeypatch.setattr(client, "_OPTIONS", tuple(options.items()))
   with process.start({"a": script("echo")}, log=tmp_path / "s.log") as sidecar:
-    model = inference.resolve(sidecar.spec("a"), deadline=90)
+    model = inference.resolve(sidecar.spec("a"), deadline=200)
     expected = model.generate([request("x", b"one")])
     replies = []
     os.kill(sidecar.pid, signal.SIGSTOP)
@@ -236,8 +237,8 @@ def test_a_frozen_sidecar_is_noticed(script, tmp_path, said, monkeypatch):
         target=lambda: replies.extend(model.generate([request("x", b"one")]))
       )
       caller.start()
-      wait_for(lambda: said, 40)
+      wait_for(lambda: said, 60)
     finally:
       os.kill(sidecar.pid, signal.SIGCONT)
-    caller.join(40)
+    caller.join(120)
     assert replies == expected

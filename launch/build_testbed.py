@@ -1,0 +1,34 @@
+"""Makes the testbed's two checkpoints from nothing, within two hours on two cores:
+
+  python -m launch.build_testbed --workdir DIR [--install]
+
+Stages leave their checkpoints in DIR, so a build that was stopped goes on. `--install`
+copies the two finished ones, with their card, into fmd_jax/testbed/assets.
+"""
+
+import pathlib
+
+from absl import app, flags, logging
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where stages are kept.", required=True)
+_INSTALL = flags.DEFINE_bool("install", False, "Replace the package's checkpoints.")
+_SMOKE = flags.DEFINE_bool("smoke", False, "A few steps of each stage: a test.")
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
+  logging.set_verbosity(logging.INFO)
+  from fmd_jax.testbed import card, recipe
+
+  budget = recipe.SMOKE if _SMOKE.value else recipe.Budget()
+  shop = recipe.Workshop(pathlib.Path(_WORKDIR.value), budget)
+  recipe.build_questioner(shop)
+  report = card.measure(shop)
+  print(card.text(report))
+  if _INSTALL.value:
+    card.install(shop, report)
+
+
+if __name__ == "__main__":
+  app.run(main)

@@ -1,0 +1,61 @@
+"""The committed checkpoints: ordinary folders, small, able, with their blind spots."""
+
+import json
+
+import numpy as np
+import pytest
+
+from fmd_jax import models
+from fmd_jax.models.processor import Processor
+from fmd_jax.prompts import render
+from fmd_jax.testbed.card import ASSETS, NAMES
+from fmd_jax.world.drawing import render as draw
+from fmd_jax.world.scenes import sample_scene
+from fmd_jax.world.skills import EASY_SKILLS
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_checkpoint_is_at_most_8_mb(name):
+  assert sum(f.stat().st_size for f in (ASSETS / name).iterdir()) <= 8e6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_transformers_loads_the_folder_with_equal_logits(name):
+  import random
+
+  import torch
+  from transformers import AutoModelForImageTextToText
+
+  folder = ASSETS / name
+  processor = Processor.from_folder(folder)
+  image = draw(sample_scene(random.Random(0)))
+  batch = processor.encode([render("answerer", question="Where is it?")], [[image]])
+  n = batch.lengths[0]
+  ours = models.load(folder)(
+    batch.input_ids[:, :n], batch.pixel_values, batch.image_grid_thw
+  )
+  theirs = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+  ids = torch.tensor(batch.input_ids[:, :n], dtype=torch.long)
+  with torch.no_grad():
+    wanted = theirs(
+      input_ids=ids,
+      attention_mask=torch.ones_like(ids),
+      pixel_values=torch.tensor(batch.pixel_values),
+      image_grid_thw=torch.tensor(batch.image_grid_thw),
+      mm_token_type_ids=(ids == processor.image_token_id).int(),
+    ).logits.numpy()
+  difference = np.abs(np.asarray(ours) - wanted).max() / np.abs(wanted).max()
+  assert difference <= 1e-4
+
+
+def test_the_card_holds_what_the_readme_promises():
+  card = json.loads((ASSETS / "card.json").read_text())
+  for skill in EASY_SKILLS:
+    assert card["answerer"][skill]["accuracy"] >= 0.85, skill
+  planted = {k: v for k, v in card["answerer"].items() if k.startswith("planted")}
+  assert len(planted) >= 6
+  for cell, row in planted.items():
+    assert row["accuracy"] <= 0.3, cell
+  for k, row in card["questioner"].items():
+    assert row["valid"] >= 0.8, k
+    assert min(row["skills"].values()) > 0, k
