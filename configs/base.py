@@ -22,7 +22,6 @@ def get_config() -> ml_collections.ConfigDict:
   c.data.train = "testbed://?split=train&size=256"
   # Images that training never sees, for the final policy.
   c.data.heldout = "testbed://?split=heldout&size=64"
-  c.data.heldout_responses = 8  # responses per held-out image
 
   # Models, each named by one string: hf:///folder, grpc://host:port/role, oracle://,
   # scripted:///file.py:function; hf://testbed/… is a checkpoint of this package.

@@ -11,9 +11,11 @@ from configs import base
 
 def get_config():
   c = base.get_config()
-  c.steps = 150
+  c.steps = 120
   c.images_per_step = 12
-  c.sampling.max_new_tokens = 64
+  c.data.train = "testbed://?split=train&size=2048"
+  c.data.heldout = "testbed://?split=heldout&size=120"
+  c.sampling.max_new_tokens = 48
   c.answerer.max_tokens = 6
   c.grpo.beta = 0.1  # tiny models drift faster
   c.optimizer.learning_rate = 2e-4

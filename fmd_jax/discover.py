@@ -1,6 +1,6 @@
 """`discover(config, workdir)`: finds what one model gets wrong on one set of images.
 
-manifest -> sidecar -> methods, one after another -> evaluation -> metrics -> report
+manifest -> sidecar -> methods, one after another -> evaluation -> metrics
 """
 
 import contextlib
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import ml_collections
 from absl import logging
 
-from fmd_jax import data, inference, prompts, records, report, rollout
+from fmd_jax import data, inference, prompts, records, rollout
 from fmd_jax.evaluate import evaluate, measure
 from fmd_jax.methods import grpo, zero_shot
 from fmd_jax.methods.run import Run
@@ -103,7 +103,7 @@ def questioner_folder(spec: str) -> str:
 
 
 def discover(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict:
-  """Runs a config's methods in a workdir, evaluates them and writes the report.
+  """Runs a config's methods in a workdir and evaluates what they asked.
 
   Called again with the same config and workdir it goes on where it stopped.
 
@@ -161,9 +161,7 @@ def discover(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> d
       max_tokens=config.judge.max_tokens,
       retries=config.judge.retries,
     )
-    metrics = measure(workdir, models["embedder"], config.seed)
-  report.build(workdir)
-  return metrics
+    return measure(workdir, models["embedder"], config.seed)
 
 
 def table(metrics: dict) -> str:

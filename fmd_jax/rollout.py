@@ -210,9 +210,11 @@ def measurements(rollout: Rollout) -> dict[str, float]:
   valid = [v for v in scored if v.valid]
   wrong = [v for v in valid if not v.correct]
   prefixes = {rewards.prefix(q.text, 2) for q, _, v in rollout.slots if v.valid}
-  mean = rollout.rewards[rollout.mask].mean() if rollout.mask.any() else float("nan")
+  mean = {}
+  if rollout.mask.any():
+    mean["reward/mean"] = float(rollout.rewards[rollout.mask].mean())
   return {
-    "reward/mean": float(mean),
+    **mean,
     "rollout/unparsed_rate": status.count("unparsed") / len(status),
     "rollout/unscored_rate": status.count("unscored") / len(status),
     "rollout/qvr": len(valid) / len(scored) if scored else float("nan"),

@@ -20,6 +20,15 @@ flags.mark_flags_as_required(["config", "workdir"])
 _CACHE = pathlib.Path(__file__).parents[1] / ".venv" / "jax_cache"
 
 
+def parse_flags(argv: list[str]) -> list[str]:
+  """absl's own parser, but a bad config or key is one line, not a traceback."""
+  try:
+    return app.parse_flags_with_usage(argv)
+  except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+    message = " ".join(str(a) for a in error.args) or repr(error)
+    raise SystemExit(f"error: {message}") from None
+
+
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
@@ -29,16 +38,17 @@ def main(argv: list[str]) -> None:
   if "JAX_COMPILATION_CACHE_DIR" not in os.environ and _CACHE.parent.is_dir():
     jax.config.update("jax_compilation_cache_dir", str(_CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-  from fmd_jax import discover
+  from fmd_jax import discover, report
 
   try:
     metrics = discover.discover(_CONFIG.value, _WORKDIR.value)
+    page = report.build(_WORKDIR.value)
   except (ValueError, OSError, RuntimeError) as error:
     if logging.level_debug():
       raise
     raise SystemExit(f"error: {error}") from error
-  print(f"\n{discover.table(metrics)}\n\nReport: {_WORKDIR.value}/report/index.html")
+  print(f"\n{discover.table(metrics)}\n\nReport: {page}")
 
 
 if __name__ == "__main__":
-  app.run(main)
+  app.run(main, flags_parser=parse_flags)

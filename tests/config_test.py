@@ -39,6 +39,8 @@ def chain_of(node, aliases):
   """
   if isinstance(node, ast.Name):
     return () if node.id == "config" else aliases.get(node.id)
+  if isinstance(node, ast.Attribute) and node.attr == "config":
+    return ()  # self.config, run.config
   if isinstance(node, ast.Attribute):
     base, step = chain_of(node.value, aliases), node.attr
   elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
@@ -107,7 +109,7 @@ def test_every_key_of_base_is_read():
 PLANTED = """
 def f(config, other):
   optim = config.optim
-  print(config.steps, optim.lr, config.reward["terms"], other.unread)
+  print(self.config.steps, optim.lr, config.reward["terms"], other.unread)
   for role in config.roles.keys():
     g(**config.sampler)
   config.written = 3

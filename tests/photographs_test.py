@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fmd_jax import records
+from fmd_jax import records, report
 from fmd_jax.discover import discover
 from fmd_jax.sidecar import process
 from tests.runs import small_config
@@ -90,7 +90,7 @@ def test_photographs_end_to_end_with_scripted_and_remote_models(
   # The loop can't tell where a model runs.
   kept = ["image_id", "question", "answer", "status", "valid", "correct", "reward"]
   pd.testing.assert_frame_equal(tables["scripted"][kept], tables["remote"][kept])
-  assert (runs["remote"] / "report" / "index.html").is_file()
+  assert pathlib.Path(report.build(runs["remote"])).is_file()
 
 
 def test_a_run_waits_for_its_sidecar_says_so_and_goes_on(tmp_path, caplog):

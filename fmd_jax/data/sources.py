@@ -5,7 +5,7 @@ folder:///photos/holidays?limit=100        any pictures, searched recursively
 """
 
 import dataclasses
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from fmd_jax.types import ImageExample
 
@@ -18,6 +18,7 @@ class Skipped:
   reason: str
 
 
+@runtime_checkable
 class Source(Protocol):
   """A fixed sequence of images.
 

@@ -106,7 +106,7 @@ def run(run: Run) -> None:
       numbers["time/update"] = clock[3] - clock[2]
       measured.write(step, numbers)
       steps.set_postfix(
-        reward=f"{numbers['reward/mean']:+.2f}",
+        reward=f"{numbers.get('reward/mean', float('nan')):+.2f}",
         fdr=f"{numbers['rollout/fdr']:.2f}",
         qvr=f"{numbers['rollout/qvr']:.2f}",
         refresh=False,

@@ -32,8 +32,9 @@ class Qwen2_5_VL(nnx.Module):
     self.config = config
     self.visual = VisionTower(config.vision, dtype, rngs)
     self.language_model = TextModel(config.text, dtype, rngs)
-    self.lm_head = None
-    if not config.tie_word_embeddings:
+    if config.tie_word_embeddings:
+      self.lm_head = None
+    else:
       self.lm_head = layers.linear(
         config.text.hidden_size,
         config.text.vocab_size,

@@ -21,7 +21,7 @@ from fmd_jax import models
 from fmd_jax.models.config import from_folder
 from fmd_jax.models.processor import Processor
 from fmd_jax.prompts import render
-from fmd_jax.testbed import dataset, folder, language, towers
+from fmd_jax.testbed import dataset, folder, language, polish, towers
 
 # Easy skills are asked more often, as VLM training data does; planted cells live there.
 ANSWERER_MIX = {
@@ -84,12 +84,13 @@ class Budget:
   answerer_steps: int = 9000
   questioner_scenes: int = 16_000
   questioner_steps: int = 4000
+  polish_steps: int = 270
   heldout: int = 400
   peak: float = 2e-3
   seed: int = 0
 
 
-SMOKE = Budget(64, 4, 8, 32, 12, 4, 32, 4, 16)
+SMOKE = Budget(64, 4, 8, 32, 12, 4, 32, 4, 2, 16)
 _ANSWERER = language.Layout(pictures=12, rows=1, length=144, texts=9)
 _EXAMINATION = language.Layout(pictures=20, rows=3, length=144, texts=0)
 _QUESTIONER = language.Layout(pictures=12, rows=4, length=64, texts=8)
@@ -210,10 +211,10 @@ def build_answerer(shop: Workshop):
   return model
 
 
-def build_questioner(shop: Workshop):
-  """Stage 3; returns the questioner, fine-tuned from the answerer."""
-  if shop.saved("questioner"):
-    return models.load(shop.saved("questioner"))
+def build_stage3(shop: Workshop):
+  """Stage 3; fine-tunes the answerer to ask instead of answer."""
+  if shop.saved("stage3"):
+    return
   model, budget = build_answerer(shop), shop.budget
   start, texts, examples = 2_000_000, [], None
   for k in QUESTIONER_KINDS:
@@ -235,8 +236,25 @@ def build_questioner(shop: Workshop):
     peak=budget.peak * 0.75,
     seed=budget.seed + 1,
   )
+  shop.save(model, "stage3")
+
+
+def build_questioner(shop: Workshop) -> None:
+  """Stage 4; leaves the questioner, more valid at temperature 1."""
+  if shop.saved("questioner"):
+    return
+  build_stage3(shop)
+  budget = shop.budget
+  model = polish.polish(
+    str(shop.workdir / "stage3"),
+    QUESTIONER_KINDS,
+    QUESTIONER_MIX,
+    steps=budget.polish_steps,
+    learning_rate=2e-4,
+    beta=0.02,
+    seed=budget.seed + 2,
+  )
   shop.save(model, "questioner")
-  return model
 
 
 def exact_matches(model, prompt: language.Prompt, features, texts) -> list:

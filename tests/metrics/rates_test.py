@@ -110,7 +110,7 @@ def test_coverage():
     counts, totals = wrong[:, None].astype(float), np.full((60, 1), 10.0)
     found = metrics.ratio_estimates(counts, totals, resamples=300, seed=run)[0]
     held += found.low <= 0.4 <= found.high
-    low, high = metrics.wilson(found.value, 600)
+    low, high = metrics.wilson(found.value, 600.0)
     held_rows += low <= 0.4 <= high
   assert 0.90 <= held / 300 <= 0.98
   assert held_rows / 300 < 0.75
@@ -149,8 +149,8 @@ def test_effective_n():
 
 def test_wilson_known():
   """Wilson for 1 of 10, textbook: [.0179, .4042]; Wald would begin below 0."""
-  np.testing.assert_allclose(metrics.wilson(0.1, 10), [0.0179, 0.4042], atol=1e-4)
-  assert metrics.wilson(0.5, 0) == (0.0, 1.0)
+  np.testing.assert_allclose(metrics.wilson(0.1, 10.0), [0.0179, 0.4042], atol=1e-4)
+  assert metrics.wilson(0.5, 0.0) == (0.0, 1.0)
 
 
 def test_single_image():

@@ -20,6 +20,8 @@ def peer(text: dict | None = None, vision: dict | None = None, tied: bool = True
   import torch
   import transformers
 
+  # Its threads spin while they wait, which on a busy machine is most of the time.
+  torch.set_num_threads(1)
   text = {
     "vocab_size": VOCABULARY,
     "hidden_size": 64,
