@@ -228,36 +228,24 @@ def test_microbatches_give_the_whole_gradient(model, stale, freeze, number):
 
 
 def test_gradient_equals_finite_differences(model, stale):
-  # Of the loss the update reports, along the direction of single arrays: a gradient
-  # stopped somewhere (the prompt's keys, the image features) is too small there.
+  # Of the loss the update reports, along the gradient of each array: one stopped
+  # somewhere (the prompt's keys, the image features) is too small there.
   state, stale = _state(model, ()), _with_pixels(stale)
   update_fn = _update_fn(4)
   gradient, _ = _gradient(update_fn, state, stale)
-  flat = dict(nnx.to_flat_state(gradient))
-  names = {".".join(path): path for path in flat}
-  checked = [
-    "visual.patch_embed.kernel",
-    "visual.merger.fc2.kernel",
-    "language_model.embed_tokens.embedding",
-    "language_model.layers.self_attn.k_proj.kernel",
-    "language_model.layers.mlp.down_proj.kernel",
-    "language_model.norm.scale",
-    "lm_head.kernel",
-  ]
-  for name in checked:
-    g = np.asarray(flat[names[name]][...])
-    direction = g / np.linalg.norm(g)
-    step = 1e-3 / np.linalg.norm(g)  # the loss moves by 1e-3
+  for path, leaf in nnx.to_flat_state(gradient):
+    g = leaf[...].astype(np.float64)
+    # Small, for the clip has kinks: the loss moves by 3e-4, its rounding is 1e-7.
+    step = 3e-4 * g / np.sum(g * g)
 
-    def loss(distance, path=names[name], direction=direction):
+    def loss(step, path=path):
       params = dict(nnx.to_flat_state(state.params))
-      moved = params[path][...] + distance * direction
-      params[path] = params[path].replace(moved)
+      params[path] = params[path].replace((params[path][...] + step).astype(np.float32))
       changed = state._replace(params=nnx.from_flat_state(params))
       return float(update_fn(_copy(changed), stale)[1]["grpo/loss"])
 
-    slope = (loss(step) - loss(-step)) / (2 * step)
-    np.testing.assert_allclose(slope, np.linalg.norm(g), rtol=2e-2, err_msg=name)
+    change = loss(step) - loss(-step)
+    np.testing.assert_allclose(change, 6e-4, rtol=5e-3, err_msg=".".join(path))
 
 
 def test_end_token_that_is_the_pad_is_trained(model, fresh):

@@ -27,7 +27,7 @@ from fmd_jax.world.scenes import Scene, sample_scene
 
 _IMAGES, _GROUP = 12, 8
 _MEMORY = 0.98  # of the running shares
-_RARE = 0.8  # weight of the bonus for rare skills
+_RARE = 0.4  # weight of the bonus for rare skills
 
 
 class Shares:
@@ -41,7 +41,7 @@ class Shares:
   def reward(self, skill: str) -> float:
     """1, more for a skill that is asked too rarely, less for one asked too often."""
     ratio = self.target[skill] / max(self.running[skill], 1e-4)
-    return 1 + _RARE * min(max(math.log2(ratio), -1.0), 4.0)
+    return 1 + _RARE * min(max(math.log2(ratio), -1.0), 2.0)
 
   def update(self, skills: list[str]) -> None:
     counts = collections.Counter(skills)

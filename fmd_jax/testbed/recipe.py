@@ -76,14 +76,14 @@ INVALID_SHARE = 0.03
 class Budget:
   """Sizes and steps of the stages; the defaults fit two hours on two cores."""
 
-  vision_scenes: int = 24_000
-  vision_steps: int = 6000
+  vision_scenes: int = 20_000
+  vision_steps: int = 5700
   vision_batch: int = 32
-  scenes: int = 24_000
+  scenes: int = 20_000
   texts: int = 20
-  answerer_steps: int = 9000
-  questioner_scenes: int = 16_000
-  questioner_steps: int = 4000
+  answerer_steps: int = 5000
+  questioner_scenes: int = 10_000
+  questioner_steps: int = 3000
   polish_steps: int = 270
   heldout: int = 400
   peak: float = 2e-3

@@ -96,8 +96,8 @@ TABLE = {
     "top left",
     "top left|Top-left.|upper left|the upper-left corner|left top"
     "|In the top left corner|at the top, on the left",
-    "|top|left|top right|bottom left|top left or top right|top left or bottom left|not top left|center"
-    "|lower left|topmost left",
+    "|top|left|top right|bottom left|top left or top right|top left or bottom left"
+    "|not top left|center|lower left|topmost left",
   ),
 }
 CASES = [
