@@ -1,5 +1,6 @@
 """What the vision tower and the language model share: norm, projections, rotation."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -89,11 +90,28 @@ def rotate(
   return jnp.concatenate(turned, -1).astype(x.dtype)
 
 
-def masked_softmax(
-  scores: Float[Array, "... S"], mask: Bool[Array, "... S"] | None
-) -> Float[Array, "... S"]:
-  """Softmax over keys in fp32; `mask` is broadcast."""
-  scores = scores.astype(jnp.float32)
-  if mask is not None:
-    scores = jnp.where(mask, scores, MASKED)
-  return jax.nn.softmax(scores, -1)
+def mix(
+  parts: list[tuple[Float[Array, "... S"], Bool[Array, "..."] | None, str, Array]],
+) -> Float[Array, "... h"]:
+  """Values weighted by one softmax over the keys of all parts, in fp32.
+
+  The weights are divided by their sum after the values are mixed: normalised before,
+  the backward pass needs a reduction over all scores, and takes a third longer.
+
+  Args:
+    parts: each with fp32 scores [..., S], a mask broadcast to them or None, the einsum
+      of weights and values, and the values.
+  """
+  scores = [s if m is None else jnp.where(m, s, MASKED) for s, m, _, _ in parts]
+  top = functools.reduce(jnp.maximum, [s.max(-1, keepdims=True) for s in scores])
+  mixed, total = 0.0, 0.0
+  for score, (_, _, product, values) in zip(scores, parts):
+    weights = jnp.exp(score - jax.lax.stop_gradient(top))
+    total += weights.sum(-1, keepdims=True)
+    mixed += jnp.einsum(
+      product,
+      weights.astype(values.dtype),
+      values,
+      preferred_element_type=jnp.float32,
+    )
+  return (mixed / total).astype(parts[0][3].dtype)

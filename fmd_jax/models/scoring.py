@@ -88,7 +88,7 @@ def completion_logprobs(
   allowed_tokens: Bool[Array, " V"],
   temperature: float = 1.0,
   chunk: int | None = None,
-  remat: bool = False,
+  remat: bool = True,
 ) -> tuple[Float[Array, "B G T"], Float[Array, "B G T"]]:
   """Scores the G completions of each of B prompts under the model.
 
@@ -106,7 +106,7 @@ def completion_logprobs(
     allowed_tokens: the sampler's mask.
     temperature: the sampler's.
     chunk: see `token_scores`.
-    remat: recompute each layer in the backward pass.
+    remat: see `Qwen2_5_VL.language`.
 
   Returns:
     log-probs and entropies, fp32, 0 from `completion_lengths` on. The log-prob of a

@@ -5,7 +5,6 @@ S keys · D width · H heads · V vocabulary · L layers · KV key/value heads �
 R = H / KV · h width of a head.
 """
 
-import functools
 from typing import Any
 
 import jax
@@ -52,34 +51,18 @@ def _attend(
   shape, heads = q.shape, own[0][0].shape[3]
   q = q.reshape(*shape[:3], heads, -1, shape[-1]) * shape[-1] ** -0.5
   q = jnp.transpose(q, (0, 3, 1, 2, 4, 5))  # [B, KV, G, T, R, h]
-  # What a part's keys are indexed by, its keys and values, and its mask.
+  # Keys and values of each part, their einsum's axes, and the mask.
   parts = [("bgskh", k, v, mask[:, None, :, :, None]) for k, v, mask in own]
   if shared is not None:
     k, v, mask = shared
     parts.append(("bskh", k, v, mask[:, None, None, None, None]))
-  scores = [
-    jnp.where(
-      mask,
-      jnp.einsum(f"bkgtrh,{keys}->bkgtrs", q, k, preferred_element_type=jnp.float32),
-      layers.MASKED,
+  scored = []
+  for keys, k, v, mask in parts:
+    scores = jnp.einsum(
+      f"bkgtrh,{keys}->bkgtrs", q, k, preferred_element_type=jnp.float32
     )
-    for keys, k, _, mask in parts
-  ]
-  # Weights are divided by their sum after the values are mixed: normalised before, the
-  # backward pass needs a reduction over all scores, and runs at half the speed.
-  top = functools.reduce(jnp.maximum, [s.max(-1, keepdims=True) for s in scores])
-  mixed, total = 0.0, 0.0
-  for (keys, _, v, _), score in zip(parts, scores):
-    weights = jnp.exp(score - jax.lax.stop_gradient(top))
-    total += weights.sum(-1, keepdims=True)
-    mixed += jnp.einsum(
-      f"bkgtrs,{keys}->bkgtrh",
-      weights.astype(v.dtype),
-      v,
-      preferred_element_type=jnp.float32,
-    )
-  mixed = jnp.transpose(mixed / total, (0, 2, 3, 1, 4, 5))
-  return mixed.reshape(shape).astype(q.dtype)
+    scored.append((scores, mask, f"bkgtrs,{keys}->bkgtrh", v))
+  return jnp.transpose(layers.mix(scored), (0, 2, 3, 1, 4, 5)).reshape(shape)
 
 
 class Attention(nnx.Module):
@@ -152,7 +135,7 @@ class TextModel(nnx.Module):
     prefix_mask: Bool[Array, "B P"] | None = None,
     *,
     tap: int | None = None,
-    remat: bool = False,
+    remat: bool = True,
   ):
     """See `Qwen2_5_VL.language`."""
     angles = mrope_angles(positions, self.config)
@@ -164,7 +147,7 @@ class TextModel(nnx.Module):
       shared = None if kv is None else (*kv, prefix_mask)
       return nnx.merge(graphdef, params)(x, cos, sin, mask, shared)
 
-    layer = jax.checkpoint(layer) if remat else layer
+    layer = jax.checkpoint(layer, prevent_cse=False) if remat else layer
     inputs = (params, prefix)
     if tap is None:
       x, kv = jax.lax.scan(layer, x, inputs)

@@ -59,9 +59,10 @@ def _attend(q, k, v, segments: Segments) -> Float[Array, "N H h"]:
     index = (segments.tokens, segments.slots, segments.mask)
     q, k, v = (pack(x, *index) for x in (q, k, v))
     mask = segments.mask[:, None, None, :]
-  scores = jnp.einsum("wnhd,wmhd->whnm", q * q.shape[-1] ** -0.5, k)
-  weights = layers.masked_softmax(scores, mask).astype(v.dtype)
-  mixed = jnp.einsum("whnm,wmhd->wnhd", weights, v)
+  q = jnp.swapaxes(q * q.shape[-1] ** -0.5, 1, 2)
+  scores = jnp.einsum("whnd,wmhd->whnm", q, k, preferred_element_type=jnp.float32)
+  mixed = layers.mix([(scores, mask, "whnm,wmhd->whnd", v)])
+  mixed = jnp.swapaxes(mixed, 1, 2)
   if segments.tokens is None:
     return mixed.reshape(-1, *mixed.shape[2:])
   return unpack(mixed, *index)
@@ -120,14 +121,15 @@ class VisionTower(nnx.Module):
     pixel_values: Float[Array, "N patch"],
     plan: VisionPlan,
     *,
-    remat: bool = False,
+    remat: bool = True,
   ) -> Float[Array, "M D"]:
     """Encodes all images of a batch.
 
     Args:
       pixel_values: patches of all images, as the processor gives them.
       plan: of the same images.
-      remat: recompute each layer in the backward pass.
+      remat: recompute each layer in the backward pass: less memory, and on a CPU
+        less time too.
 
     Returns:
       Visual tokens in the order of the images.
@@ -155,7 +157,7 @@ class VisionTower(nnx.Module):
       layer = nnx.merge(graphdef, params)
       return layer(x, cos, sin, plan.windows, plan.frames, is_full), None
 
-    block = jax.checkpoint(block) if remat else block
+    block = jax.checkpoint(block, prevent_cse=False) if remat else block
     x, _ = jax.lax.scan(block, x, (params, full))
     x = self.merger(x)
     return x if plan.order is None else permute(x, plan.inverse, plan.order)
