@@ -220,11 +220,9 @@ def make_update_fn(
       weights=group.weights,
       token_weights=group.token_weights,
     )
-    places = jnp.arange(entropy.shape[-1]) < group.lengths[..., None]
-    per_token = jnp.where(places, jax.lax.stop_gradient(entropy), 0.0).sum(-1)
-    metrics["entropy"] = (
-      per_token / jnp.maximum(group.lengths, 1) * group.weights
-    ).sum()
+    # The scorer leaves 0 after a response's end.
+    entropy = jax.lax.stop_gradient(entropy).sum(-1) / jnp.maximum(group.lengths, 1)
+    metrics["entropy"] = (entropy * group.weights).sum()
     return loss, {**metrics, "loss": loss}
 
   def update(state: TrainState, batch: TrainBatch):

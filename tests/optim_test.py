@@ -25,7 +25,7 @@ def test_adamw_equals_numpy():
   params = {"kernel": rng.normal(size=(3, 2)), "norm": {"scale": rng.normal(size=2)}}
   gradients = [jax.tree.map(lambda x: rng.normal(size=x.shape), params) for _ in "abcd"]
   rate, decay = 0.1, 0.3
-  optimizer = optim.make_optimizer(rate, weight_decay=decay, max_grad_norm=0, **_ADAM)
+  optimizer = optim.make_optimizer(rate, weight_decay=decay, max_grad_norm=0.0, **_ADAM)
   got = _steps(optimizer, jax.tree.map(jnp.asarray, params), gradients)
 
   def adamw(value, series, decayed):

@@ -141,11 +141,10 @@ def completion_logprobs(
       remat=remat,
     )
     states = jnp.concatenate([states, rest], axis=2)
-  # Padding may hold a token that is not allowed: -inf * 0 would be NaN.
-  real = jnp.arange(length) < completion_lengths[..., None]
-  first_allowed = jnp.argmax(jnp.asarray(allowed_tokens))
-  tokens = jnp.where(real, completions, first_allowed)
   logprobs, entropy = token_scores(
-    model, states, tokens, allowed_tokens, temperature=temperature, chunk=chunk
+    model, states, completions, allowed_tokens, temperature=temperature, chunk=chunk
   )
+  # Selected, not multiplied: padding may hold a token that is not allowed, and
+  # -inf * 0 is NaN.
+  real = jnp.arange(length) < completion_lengths[..., None]
   return jnp.where(real, logprobs, 0.0), jnp.where(real, entropy, 0.0)

@@ -138,12 +138,12 @@ def make_sampler(
   """
   if not np.any(allowed_tokens[list(eos_ids)]):
     raise ValueError("no end-of-sequence id may be sampled: no response would end")
-  allowed_tokens = np.asarray(allowed_tokens, bool)
   eos_ids = np.asarray(eos_ids, np.int32)
 
   def choose(logits: Array, key: Array) -> tuple[Array, Array]:
     """[B, G, V] -> tokens and log-probs [B, G]."""
-    logits = masked_logits(logits, allowed_tokens, temperature, top_p, top_k)
+    allowed = jnp.asarray(allowed_tokens, bool)
+    logits = masked_logits(logits, allowed, temperature, top_p, top_k)
     if temperature:
       tokens = jax.random.categorical(key, logits)
     else:

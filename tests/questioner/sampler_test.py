@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -237,8 +238,10 @@ def test_truncated_distributions(kwargs):
   logits = rng.normal(size=(50, 12)).astype(np.float32) * 2
   allowed = rng.random(12) < 0.8
   temperature = kwargs.pop("temperature", 1.0)
-  got = np.asarray(sampler.masked_logits(logits, allowed, temperature, **kwargs))
-  for row, result in zip(logits, got, strict=True):
+  got = sampler.masked_logits(
+    jnp.asarray(logits), jnp.asarray(allowed), temperature, **kwargs
+  )
+  for row, result in zip(logits, np.asarray(got), strict=True):
     probs = np.exp(_log_softmax(np.where(allowed, row / temperature, -np.inf)))
     kept, mass = set(), 0.0
     for token in np.argsort(-probs, kind="stable"):
