@@ -143,7 +143,7 @@ def test_equals_whole_rows_in_value_and_gradient(case, oracle, settings):
 
 
 def test_padding_scores_zero(case, oracle):
-  # -inf of a forbidden token in the padding times a mask of 0 is NaN.
+  # Unmasked, the padding holds -inf (a forbidden token), and -inf * 0 may be NaN.
   scores, _ = oracle
   logprobs, entropy = jax.jit(lambda: shared(case["model"], case))()
   padding = np.arange(LENGTH) >= LENGTHS[..., None]
