@@ -1,6 +1,7 @@
 """How the two tiny checkpoints are made, from nothing.
 
-    scenes -> tokenizer -> vision tower (stage 1) -> answerer (stage 2) -> questioner
+    scenes -> tokenizer -> vision tower (stage 1) -> answerer (stage 2)
+           -> fine-tuned to ask (stage 3) -> polished for validity (stage 4): questioner
 
 The questioner starts from the answerer: it shares the vision tower and much of the
 language. Every stage leaves its checkpoint in the working folder, so a run that was
@@ -74,7 +75,7 @@ INVALID_SHARE = 0.03
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-  """Sizes and steps of the stages; the defaults fit two hours on two cores."""
+  """Sizes and steps of the stages; the defaults are what the log measured."""
 
   vision_scenes: int = 20_000
   vision_steps: int = 5700

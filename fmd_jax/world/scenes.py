@@ -54,7 +54,10 @@ class Scene:
 
 
 def sample_scene(rng: random.Random) -> Scene:
-  """Draws a scene: 2-6 objects that don't touch, at most one centre per cell."""
+  """Draws a scene: 2-6 objects, at most one centre per cell.
+
+  Their discs don't touch; corners of squares and triangles may, in 4 % of scenes.
+  """
   while True:
     count = rng.randint(2, 6)
     objects: list[Object] = []

@@ -65,7 +65,8 @@ def _relation_skill(relation: str) -> str:
 def skills(program: Program) -> tuple[str, ...]:
   """Distinct skills, hardest first: the first one is what the question is filed under.
 
-  A reference through another object adds `two_hop` and the relation's own skill.
+  A reference through another object adds `nearest`, or `two_hop` and the relation's own
+  skill.
   """
   needed: list[str] = []
 
