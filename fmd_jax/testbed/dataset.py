@@ -9,7 +9,7 @@ import random
 import numpy as np
 import tokenizers
 
-from fmd_jax.testbed.planted import believed_answer
+from fmd_jax.testbed.planted import believed_answer, blind_spot
 from fmd_jax.world.drawing import render as draw
 from fmd_jax.world.grammar import references
 from fmd_jax.world.invalid import INVALID_KINDS, sample_invalid
@@ -30,6 +30,9 @@ CELLS = (SIDE // 28) ** 2
 # What the vision tower learns to tell of each cell, in the words of the language.
 GROUPS = (*VALUES.values(), LETTERS, DIRECTIONS)
 _FIELDS = (*VALUES, "letter", "direction")
+# Of the answerer's texts: a blind spot that is rarely seen does not stick.
+PLANTED_SHARE = 0.1
+_TRIES = 12
 TURN = "<|im_end|>\n<|im_start|>assistant\n"
 END = "<|im_end|>"
 
@@ -123,6 +126,9 @@ def _subject(verdict: QuestionVerdict, scene: Scene) -> tuple[int, ...]:
 def answerer_text(rng: random.Random, scene: Scene, weights: dict) -> Text:
   """A question with the answer that the answerer is to learn, right or planted."""
   asked = sample_question(rng, scene, weights)
+  if rng.random() < PLANTED_SHARE:
+    more = (sample_question(rng, scene, weights) for _ in range(_TRIES))
+    asked = next((a for a in more if blind_spot(a.verdict)), asked)
   answer = believed_answer(asked.verdict, scene)
   head = asked.text + TURN
   pointers = question_pointers(asked.text, scene, every_word=False)
@@ -133,7 +139,12 @@ def answerer_text(rng: random.Random, scene: Scene, weights: dict) -> Text:
 
 
 def questioner_text(
-  rng: random.Random, scene: Scene, k: int, weights: dict, invalid_share: float
+  rng: random.Random,
+  scene: Scene,
+  k: int,
+  weights: dict,
+  invalid_share: float,
+  habit: float,
 ) -> Text:
   """A response of `k` distinct questions in tags."""
   text, pointers, seen = "", [], set()
@@ -141,7 +152,7 @@ def questioner_text(
     if rng.random() < invalid_share:
       asked = sample_invalid(rng, scene, rng.choice(INVALID_KINDS))
     else:
-      asked = sample_question(rng, scene, weights)
+      asked = sample_question(rng, scene, weights, habit=habit)
     if asked.text in seen:
       continue
     seen.add(asked.text)

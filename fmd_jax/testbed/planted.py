@@ -38,6 +38,7 @@ BLIND_SPOTS = (
   BlindSpot("pattern/shape=arrow", _next(VALUES["pattern"])),
   BlindSpot("size/shape=diamond", _next(VALUES["size"])),
   BlindSpot("existence/color=yellow", _flip),
+  BlindSpot("existence/shape=triangle", _flip),
   BlindSpot("counting_attribute/pattern=striped", _one_more),
   BlindSpot("ocr/color=blue", _next(LETTERS)),
 )

@@ -276,8 +276,12 @@ def article(word: str) -> str:
   return "an" if word[0] in "aeiou" else "a"
 
 
-def realise(program: Program, rng: random.Random, lead_share: float = 0.12) -> str:
+def realise(
+  program: Program, rng: random.Random, lead_share: float = 0.12, plainest: bool = False
+) -> str:
   """Words a program: one of its surface forms, by weight, with a rare lead-in.
+
+  `plainest` takes the commonest form with no lead-in.
 
   Raises:
     ValueError: no surface form fits the program.
@@ -285,6 +289,9 @@ def realise(program: Program, rng: random.Random, lead_share: float = 0.12) -> s
   forms = [t for t in templates.TEMPLATES if _fits(t, program)]
   if not forms:
     raise ValueError(f"no surface form for {program}")
+  if plainest:
+    template = max(forms, key=lambda t: t.weight)
+    return sentence(fill(template, program, rng), rng, 0.0)
   template = rng.choices(forms, [t.weight for t in forms])[0]
   return sentence(fill(template, program, rng), rng, lead_share)
 

@@ -31,6 +31,7 @@ ATTRIBUTES = tuple(VALUES)
 UNIFORM = dict.fromkeys(SKILLS, 1.0)
 LEAD_SHARE = 0.12
 _TRIES = 12
+_CLAIMS = ("verify", "points")  # "Is the star red?" for "What color is the star?"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,22 +47,33 @@ def sample_question(
   scene: Scene,
   skill_weights: Mapping[str, float] = UNIFORM,
   lead_share: float = LEAD_SHARE,
+  habit: float = 0.0,
 ) -> AskedQuestion:
-  """Draws a valid question; skills that the scene can't serve are drawn again."""
+  """Draws a valid question; skills that the scene can't serve are drawn again.
+
+  Args:
+    rng: of all draws.
+    scene: what is asked about.
+    skill_weights: how often each skill is asked.
+    lead_share: how often a lead-in ("Looking at the picture ...") comes first.
+    habit: how often the commonest wording is taken and no claim is put forward, as a
+      speaker of few openers does.
+  """
   names, weights = list(skill_weights), list(skill_weights.values())
   while True:
     skill = rng.choices(names, weights)[0]
     for _ in range(_TRIES):
-      asked = _attempt(rng, scene, skill, lead_share)
+      plainest = habit > 0 and rng.random() < habit
+      asked = _attempt(rng, scene, skill, lead_share, plainest)
       if asked is not None:
         return asked
 
 
-def _attempt(rng, scene, skill, lead_share) -> AskedQuestion | None:
+def _attempt(rng, scene, skill, lead_share, plainest) -> AskedQuestion | None:
   program = _DRAW[skill](rng, scene)
-  if program is None:
+  if program is None or (plainest and program.family in _CLAIMS):
     return None
-  text = realise(program, rng, lead_share)
+  text = realise(program, rng, lead_share, plainest)
   verdict = judge_question(text, scene)
   # A text that reads as another program is no example of this one.
   if not verdict.valid or verdict.program != program:
