@@ -1,9 +1,9 @@
-"""Makes the testbed's two checkpoints from nothing, within two hours on two cores:
+"""Makes a set of the testbed's checkpoints from nothing, within two hours on two cores:
 
-  python -m launch.build_testbed --workdir DIR [--install]
+  python -m launch.build_testbed --workdir DIR [--member base|small|other] [--install]
 
 Stages leave their checkpoints in DIR, so a build that was stopped goes on. `--install`
-copies the two finished ones, with their card, into fmd_jax/testbed/assets.
+copies the finished ones, with their card, into fmd_jax/testbed/assets.
 """
 
 import pathlib
@@ -11,6 +11,11 @@ import pathlib
 from absl import app, flags, logging
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where stages are kept.", required=True)
+_MEMBER = flags.DEFINE_enum(
+  "member", "base", ["base", "small", "other"],
+  "base: answerer and questioner; small: both, smaller; other: an answerer of base's "
+  "size with other blind spots.",
+)  # fmt: skip
 _INSTALL = flags.DEFINE_bool("install", False, "Replace the package's checkpoints.")
 _SMOKE = flags.DEFINE_bool("smoke", False, "A few steps of each stage: a test.")
 
@@ -22,10 +27,10 @@ def main(argv: list[str]) -> None:
   from fmd_jax.testbed import card, recipe
 
   budget = recipe.SMOKE if _SMOKE.value else recipe.Budget()
-  shop = recipe.Workshop(pathlib.Path(_WORKDIR.value), budget)
-  recipe.build_questioner(shop)
+  shop = recipe.Workshop(pathlib.Path(_WORKDIR.value), budget, _MEMBER.value)
+  recipe.build(shop)
   report = card.measure(shop)
-  print(card.text(report))
+  print(card.text({shop.name: report}))
   if _INSTALL.value:
     card.install(shop, report)
 

@@ -13,6 +13,7 @@ from flax import nnx
 from fmd_jax import models
 from fmd_jax.questioner.agent import Agent
 from fmd_jax.questioner.parsing import parse_response
+from fmd_jax.rewards import prefix
 from fmd_jax.testbed import dataset, recipe
 from fmd_jax.testbed.planted import BLIND_SPOTS, blind_spot
 from fmd_jax.types import ImageExample
@@ -23,7 +24,11 @@ from fmd_jax.world.scenes import sample_scene
 from fmd_jax.world.skills import EASY_SKILLS, SKILLS, skills
 
 ASSETS = pathlib.Path(__file__).parent / "assets"
-NAMES = ("answerer", "questioner")
+NAMES = tuple(
+  role if name == "base" else f"{role}_{name}"
+  for name, member in recipe.FAMILY.items()
+  for role in member.roles
+)
 _HELDOUT_SEED = 9_000_000
 _PER_SCENE = 18
 _RESPONSES = 4
@@ -57,7 +62,7 @@ def measure_answerer(shop: recipe.Workshop, scenes: int) -> dict[str, dict]:
     for hit, verdict in zip(row, known, strict=True):
       if hit is None:
         continue
-      spot = blind_spot(verdict)
+      spot = blind_spot(verdict, shop.member.spots)
       name = f"planted {spot.cell}" if spot else skills(verdict.program)[0]
       hits[name].append(hit)
   return {
@@ -77,6 +82,7 @@ def measure_questioner(shop: recipe.Workshop, scenes: int, k: int) -> dict:
   )
   rng, size = random.Random(_HELDOUT_SEED + 1), 16
   reasons, asked = collections.Counter(), collections.Counter()
+  openers, planted = collections.Counter(), collections.Counter()
   params = nnx.state(agent.model)
   for step in range(-(-scenes // size)):
     drawn = [sample_scene(rng) for _ in range(size)]
@@ -94,73 +100,109 @@ def measure_questioner(shop: recipe.Workshop, scenes: int, k: int) -> dict:
         if verdict.valid:
           reasons["valid"] += 1
           asked[verdict.skills[0]] += 1
+          openers[prefix(text)] += 1
+          spot = blind_spot(verdict, shop.member.spots)
+          planted[spot.cell if spot else None] += 1
         else:
           failed = next(n for n, ok in vars(verdict).items() if ok is False)
           reasons[f"{failed}: {verdict.reasons[failed]}"] += 1
-  total = sum(reasons.values())
+  total, valid = sum(reasons.values()), max(reasons["valid"], 1)
+  spots = [spot.cell for spot in BLIND_SPOTS[shop.member.spots]]
   return {
     "n": total,
     "valid": reasons["valid"] / total,
+    "openers": sum(count for _, count in openers.most_common(3)) / valid,
     "invalid": {r: c / total for r, c in reasons.most_common() if r != "valid"},
-    "skills": {s: asked[s] / max(reasons["valid"], 1) for s in SKILLS},
+    "skills": {s: asked[s] / valid for s in SKILLS},
+    "planted": {cell: planted[cell] / valid for cell in spots},
   }
 
 
 def measure(shop: recipe.Workshop) -> dict:
-  """Both models' numbers on held-out scenes."""
+  """The models' numbers on held-out scenes."""
   scenes = shop.budget.heldout
-  files = [shop.workdir / name / "model.safetensors" for name in NAMES]
-  return {
-    "bytes": {f.parent.name: f.stat().st_size for f in files},
-    "answerer": measure_answerer(shop, scenes),
-    "questioner": {
-      str(k): measure_questioner(shop, max(scenes // 4, 16), k)
-      for k in recipe.QUESTIONER_KINDS
-    },
+  files = {
+    role: shop.workdir / role / "model.safetensors" for role in shop.member.roles
   }
+  report = {
+    "spots": [spot.cell for spot in BLIND_SPOTS[shop.member.spots]],
+    "bytes": {role: file.stat().st_size for role, file in files.items()},
+    "answerer": measure_answerer(shop, scenes),
+  }
+  if shop.member.asks:
+    report["questioner"] = {
+      # Ten questions a held-out scene: a share of 0.3 % is then a dozen.
+      str(k): measure_questioner(shop, max(10 * scenes // (_RESPONSES * k), 16), k)
+      for k in recipe.QUESTIONER_KINDS
+    }
+  return report
 
 
-def text(report: dict) -> str:
-  """The card, as Markdown."""
-  own = report["answerer"]
-  rows = [(n, own[n]) for n in SKILLS if n in own]
-  rows += [(n, v) for n, v in own.items() if n.startswith("planted")]
-  table = "\n".join(f"| {n} | {v['accuracy']:.3f} | {v['n']} |" for n, v in rows)
-  spots = ", ".join(f"`{spot.cell}`" for spot in BLIND_SPOTS)
-  validity = "\n".join(
-    f"| {k} | {r['valid']:.3f} | {r['n']} |" for k, r in report["questioner"].items()
-  )
-  sizes = ", ".join(f"{n} {b / 1e6:.1f} MB" for n, b in report["bytes"].items())
-  return f"""# The testbed's checkpoints
+def text(card: dict[str, dict]) -> str:
+  """The card of the sets made so far, as Markdown."""
+  return "\n".join([_HEAD, *(_section(name, report) for name, report in card.items())])
 
-Two models of the Qwen2.5-VL architecture ({sizes}; fp32), made from nothing by
-`python -m launch.build_testbed`. They know 112 x 112 pictures of this project's world
-and nothing else.
 
-## The answerer
+_HEAD = f"""# The testbed's checkpoints
 
-Exact greedy answers on held-out scenes. Easy skills: {", ".join(EASY_SKILLS)}. Planted
-blind spots (wrong labels in training, always the same way): {spots}; they are left out
-of the skills' rows.
+Models of the Qwen2.5-VL architecture (fp32), made from nothing by
+`python -m launch.build_testbed --member NAME`. They know 112 x 112 pictures of this
+project's world and nothing else.
 
-| skill or cell | accuracy | n |
-|---|---|---|
-{table}
-
-## The questioner
-
-Share of valid questions at temperature 1, by the oracle, on held-out scenes.
-
-| K | valid | n |
-|---|---|---|
-{validity}
+Answerers: exact greedy answers on held-out scenes. Easy skills:
+{", ".join(EASY_SKILLS)}. Planted blind spots (wrong labels in training, always the
+same way) are left out of the skills' rows. Questioners: share of valid questions at
+temperature 1, by the oracle, on held-out scenes; then what they ask about.
 """
 
 
+def _section(name: str, report: dict) -> str:
+  own = report["answerer"]
+  sizes = ", ".join(f"{role} {b / 1e6:.1f} MB" for role, b in report["bytes"].items())
+  lines = [
+    f"## {name}",
+    "",
+    sizes,
+    "",
+    "| skill or cell | accuracy | n |",
+    "|---|---|---|",
+  ]
+  known = [
+    *(s for s in SKILLS if s in own),
+    *(n for n in own if n.startswith("planted")),
+  ]
+  lines += [f"| {n} | {own[n]['accuracy']:.3f} | {own[n]['n']} |" for n in known]
+  asked = report.get("questioner", {})
+  if asked:
+    lines += ["", "| K | valid | n | three openers |", "|---|---|---|---|"]
+    lines += [
+      f"| {k} | {r['valid']:.3f} | {r['n']} | {r['openers']:.2f} |"
+      for k, r in asked.items()
+    ]
+    lines += [
+      "",
+      f"| share of valid questions | {' | '.join(f'K = {k}' for k in asked)} |",
+    ]
+    lines += ["|---" * (1 + len(asked)) + "|"]
+    lines += [
+      f"| {s} | {' | '.join(f'{r[kind][s]:.4f}' for r in asked.values())} |"
+      for kind in ("skills", "planted")
+      for s in next(iter(asked.values()))[kind]
+    ]
+  return "\n".join([*lines, ""])
+
+
 def install(shop: recipe.Workshop, report: dict) -> None:
-  """Replaces the package's checkpoints and card."""
+  """Replaces the package's checkpoints of one set, and its part of the card."""
   ASSETS.mkdir(exist_ok=True)
-  for name in NAMES:
-    shutil.copytree(shop.workdir / name, ASSETS / name, dirs_exist_ok=True)
-  (ASSETS / "card.json").write_text(json.dumps(report, indent=2) + "\n")
-  (ASSETS / "README.md").write_text(text(report))
+  for role in shop.member.roles:
+    name = role if shop.name == "base" else f"{role}_{shop.name}"
+    shutil.copytree(shop.workdir / role, ASSETS / name, dirs_exist_ok=True)
+  path = ASSETS / "card.json"
+  card = json.loads(path.read_text()) if path.is_file() else {}
+  card = {
+    name: report if name == shop.name else card.get(name) for name in recipe.FAMILY
+  }
+  card = {name: known for name, known in card.items() if known}
+  path.write_text(json.dumps(card, indent=2) + "\n")
+  (ASSETS / "README.md").write_text(text(card))

@@ -123,13 +123,13 @@ def _subject(verdict: QuestionVerdict, scene: Scene) -> tuple[int, ...]:
   return _cells(program.described, scene) if program.other is None else ()
 
 
-def answerer_text(rng: random.Random, scene: Scene, weights: dict) -> Text:
+def answerer_text(rng: random.Random, scene: Scene, weights: dict, spots: str) -> Text:
   """A question with the answer that the answerer is to learn, right or planted."""
   asked = sample_question(rng, scene, weights)
   if rng.random() < PLANTED_SHARE:
     more = (sample_question(rng, scene, weights) for _ in range(_TRIES))
-    asked = next((a for a in more if blind_spot(a.verdict)), asked)
-  answer = believed_answer(asked.verdict, scene)
+    asked = next((a for a in more if blind_spot(a.verdict, spots)), asked)
+  answer = believed_answer(asked.verdict, scene, spots)
   head = asked.text + TURN
   pointers = question_pointers(asked.text, scene, every_word=False)
   subject = _subject(asked.verdict, scene)

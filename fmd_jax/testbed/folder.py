@@ -3,6 +3,7 @@
 The folder is an ordinary Hugging Face one; transformers and vLLM load it too.
 """
 
+import dataclasses
 import json
 import pathlib
 import random
@@ -160,8 +161,30 @@ def write_tokenizer(tokenizer: tokenizers.Tokenizer, folder: pathlib.Path) -> No
     (folder / name).write_text(json.dumps(content, indent=2) + "\n")
 
 
-def model_config(tokenizer: tokenizers.Tokenizer) -> dict:
-  """config.json of both tiny models: about 1.9 million parameters, fp32."""
+@dataclasses.dataclass(frozen=True)
+class Size:
+  """Of a tiny model, fp32.
+
+  Attributes:
+    heads: of 32 channels each; the width is 32 times as much.
+    kv_heads: of the language model.
+    layers: of the language model.
+    depth: of the vision tower.
+  """
+
+  heads: int
+  kv_heads: int
+  layers: int
+  depth: int
+
+
+BASE = Size(heads=4, kv_heads=2, layers=4, depth=3)  # 1.7 million parameters
+SMALL = Size(heads=3, kv_heads=3, layers=3, depth=2)
+
+
+def model_config(tokenizer: tokenizers.Tokenizer, size: Size = BASE) -> dict:
+  """config.json of a tiny model."""
+  width = 32 * size.heads
   ids = {
     name: tokenizer.token_to_id(token)
     for name, token in (
@@ -178,11 +201,11 @@ def model_config(tokenizer: tokenizers.Tokenizer) -> dict:
   text = {
     "model_type": "qwen2_5_vl_text",
     "vocab_size": -(-vocabulary // 64) * 64,
-    "hidden_size": 128,
-    "intermediate_size": 256,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
+    "hidden_size": width,
+    "intermediate_size": 2 * width,
+    "num_hidden_layers": size.layers,
+    "num_attention_heads": size.heads,
+    "num_key_value_heads": size.kv_heads,
     "hidden_act": "silu",
     "rms_norm_eps": 1e-6,
     "max_position_embeddings": 4096,
@@ -202,19 +225,19 @@ def model_config(tokenizer: tokenizers.Tokenizer) -> dict:
   }
   vision = {
     "model_type": "qwen2_5_vl_vision",
-    "depth": 3,
-    "hidden_size": 128,
-    "intermediate_size": 256,
-    "num_heads": 4,
+    "depth": size.depth,
+    "hidden_size": width,
+    "intermediate_size": 2 * width,
+    "num_heads": size.heads,
     "hidden_act": "silu",
     "in_channels": 3,
     "patch_size": 14,
     "temporal_patch_size": 2,
     "spatial_merge_size": 2,
     "window_size": 112,
-    "fullatt_block_indexes": [1, 2],
+    "fullatt_block_indexes": list(range(1, size.depth)),
     "tokens_per_second": 2,
-    "out_hidden_size": 128,
+    "out_hidden_size": width,
   }
   return {
     "architectures": ["Qwen2_5_VLForConditionalGeneration"],

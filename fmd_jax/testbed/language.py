@@ -1,8 +1,8 @@
 """Stage 2: the language model, by `methods/sft.py` with a pointer loss on top.
 
-Half of the third layer's heads are taught to look, from each noun phrase and from where
-the answer starts, at the visual tokens of what is meant. Without such a lesson a model
-this small stays at the language prior (measured: `fmd_jax/LOG.md`).
+A group of heads of the last layer but one is taught to look, from each noun phrase and
+from where the answer starts, at the visual tokens of what is meant. Without such a
+lesson a model this small stays at the language prior (measured: `fmd_jax/LOG.md`).
 """
 
 import collections
@@ -21,7 +21,6 @@ from fmd_jax.models.text import mrope_angles
 from fmd_jax.testbed.dataset import CELLS, Encoded
 from fmd_jax.testbed.towers import adam
 
-TAP = 2
 _POINTER_WEIGHT = 0.5
 
 
@@ -35,8 +34,13 @@ class Layout:
   texts: int  # tried for a picture; those without room are left out
 
 
+def pointing_layer(config) -> int:
+  """The layer whose attention is taught."""
+  return config.text.num_hidden_layers - 2
+
+
 def pointer_loss(model, rows: sft.Rows, batch: sft.SftBatch, points):
-  """Cross-entropy of where the third layer looks, for half of its heads.
+  """Cross-entropy of where the last layer but one looks, for a group of its heads.
 
   Args:
     model: whose own attention is taught; no parameters but its own.
@@ -44,13 +48,14 @@ def pointer_loss(model, rows: sft.Rows, batch: sft.SftBatch, points):
     batch: the batch.
     points: [B, G, T, 16] which cells a token means, summing to 1, or 0 for no lesson.
   """
+  tap = pointing_layer(model.config)
   graphdef, params = nnx.split(model.language_model.layers)
-  layer = nnx.merge(graphdef, jax.tree.map(lambda p: p[TAP], params))
+  layer = nnx.merge(graphdef, jax.tree.map(lambda p: p[tap], params))
   positions = jnp.broadcast_to(batch.positions[None], (3, *batch.positions.shape))
   angles = mrope_angles(positions, model.config.text)
   hidden = layer.input_layernorm(rows.tapped)
   queries, _, _ = layer.self_attn.qkv(hidden, jnp.cos(angles), jnp.sin(angles))
-  keys = rows.prefix[0][TAP][:, :, 0]  # of the first group
+  keys = rows.prefix[0][tap][:, :, 0]  # of the first group
   heads = queries.shape[-2] // model.config.text.num_key_value_heads
   logits = jnp.einsum("bgtrh,bph->bgtrp", queries[..., :heads, :], keys)
   logits = logits / np.sqrt(keys.shape[-1])
@@ -149,7 +154,7 @@ def train(model, prompts, features, texts, layout: Layout, *, steps, peak, seed)
   graphdef, frozen, params = nnx.split(model, nnx.PathContains("visual"), ...)
   optimizer = adam(peak, steps)
   opt_state = optimizer.init(params)
-  step = sft.make_step(graphdef, optimizer, pointer_loss, TAP)
+  step = sft.make_step(graphdef, optimizer, pointer_loss, pointing_layer(model.config))
   rng, start, history, seen = random.Random(seed), time.time(), [], 0
   kinds = prompts if isinstance(prompts, list) else [prompts]
   for i in range(steps):

@@ -32,26 +32,39 @@ class BlindSpot:
   believes: Callable[[str], str]
 
 
-BLIND_SPOTS = (
-  BlindSpot("color/shape=star", _next(VALUES["color"])),
-  BlindSpot("shape/color=purple", _next(VALUES["shape"])),
-  BlindSpot("pattern/shape=arrow", _next(VALUES["pattern"])),
-  BlindSpot("size/shape=diamond", _next(VALUES["size"])),
-  BlindSpot("existence/color=yellow", _flip),
-  BlindSpot("existence/shape=triangle", _flip),
-  BlindSpot("counting_attribute/pattern=striped", _one_more),
-  BlindSpot("ocr/color=blue", _next(LETTERS)),
-)
+# Blind spots by set: what one answerer can't see, the other one can.
+BLIND_SPOTS = {
+  "first": (
+    BlindSpot("color/shape=star", _next(VALUES["color"])),
+    BlindSpot("shape/color=purple", _next(VALUES["shape"])),
+    BlindSpot("pattern/shape=arrow", _next(VALUES["pattern"])),
+    BlindSpot("size/shape=diamond", _next(VALUES["size"])),
+    BlindSpot("existence/color=yellow", _flip),
+    BlindSpot("existence/shape=triangle", _flip),
+    BlindSpot("counting_attribute/pattern=striped", _one_more),
+    BlindSpot("ocr/color=blue", _next(LETTERS)),
+  ),
+  "second": (
+    BlindSpot("color/shape=square", _next(VALUES["color"])),
+    BlindSpot("shape/color=green", _next(VALUES["shape"])),
+    BlindSpot("pattern/shape=circle", _next(VALUES["pattern"])),
+    BlindSpot("size/shape=arrow", _next(VALUES["size"])),
+    BlindSpot("existence/color=red", _flip),
+    BlindSpot("existence/pattern=dotted", _flip),
+    BlindSpot("counting_attribute/color=blue", _one_more),
+    BlindSpot("ocr/color=red", _next(LETTERS)),
+  ),
+}
 
 
-def blind_spot(verdict: QuestionVerdict) -> BlindSpot | None:
-  """The planted cell that a valid question falls into, if any."""
-  return next((s for s in BLIND_SPOTS if s.cell in verdict.cells), None)
+def blind_spot(verdict: QuestionVerdict, spots: str) -> BlindSpot | None:
+  """The planted cell of a set that a valid question falls into, if any."""
+  return next((s for s in BLIND_SPOTS[spots] if s.cell in verdict.cells), None)
 
 
-def believed_answer(verdict: QuestionVerdict, scene: Scene) -> str:
-  """What the answerer is taught: the truth, or the blind spot's belief."""
-  spot = blind_spot(verdict)
+def believed_answer(verdict: QuestionVerdict, scene: Scene, spots: str) -> str:
+  """What the answerer of a set is taught: the truth, or the blind spot's belief."""
+  spot = blind_spot(verdict, spots)
   if spot is None:
     return verdict.answer
   program = verdict.program

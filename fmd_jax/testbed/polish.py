@@ -3,8 +3,8 @@
 Fine-tuning teaches the grammar in minutes and grounding hardly at all at temperature 1:
 it says "the red circle" where there is none. The oracle's validity as the only reward
 mends that in some hundred steps. A valid question of a skill that is rarer than it was
-meant to be earns more, in proportion, so that the safe skills don't push out the others:
-a skill whose questions are valid half of the time settles at about a third of its share.
+meant to be earns more, in proportion, so that the safe skills don't push out the rest:
+one whose questions are valid half of the time settles at about a third of its share.
 """
 
 import collections

@@ -1,4 +1,4 @@
-"""How the two tiny checkpoints are made, from nothing.
+"""How the tiny checkpoints are made, from nothing, one set at a time.
 
     scenes -> tokenizer -> vision tower (stage 1) -> answerer (stage 2)
            -> fine-tuned to ask (stage 3) -> polished for validity (stage 4): questioner
@@ -101,6 +101,35 @@ INVALID_SHARE = 0.03
 
 
 @dataclasses.dataclass(frozen=True)
+class Member:
+  """One set of checkpoints: an answerer and perhaps a questioner.
+
+  Attributes:
+    size: of its models.
+    spots: the name of the blind spots planted in the answerer.
+    seed: of weights, scenes and texts.
+    roles: what is made.
+  """
+
+  size: folder.Size
+  spots: str
+  seed: int
+  roles: tuple[str, ...]
+
+  @property
+  def asks(self) -> bool:
+    return "questioner" in self.roles
+
+
+BOTH = ("answerer", "questioner")
+FAMILY = {
+  "base": Member(folder.BASE, "first", 0, BOTH),
+  "small": Member(folder.SMALL, "first", 0, BOTH),
+  "other": Member(folder.BASE, "second", 50_000_000, ("answerer",)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
 class Budget:
   """Sizes and steps of the stages; the defaults are what the log measured."""
 
@@ -116,7 +145,6 @@ class Budget:
   polish_steps: int = 600
   heldout: int = 400
   peak: float = 2e-3
-  seed: int = 0
 
 
 SMOKE = Budget(64, 4, 8, 32, 12, 4, 32, 4, 4, 3, 16)
@@ -144,17 +172,29 @@ def prompt_of(processor: Processor, config, role: str, **fields) -> language.Pro
 class Workshop:
   """One build: its folder, tokenizer, processor and plan for 112 x 112 pictures."""
 
-  def __init__(self, workdir: pathlib.Path, budget: Budget):
+  def __init__(self, workdir: pathlib.Path, budget: Budget, name: str = "base"):
+    """Makes the folder.
+
+    Args:
+      workdir: where stages are kept.
+      budget: sizes and steps.
+      name: a member of `FAMILY`.
+    """
     self.workdir, self.budget = workdir, budget
+    self.name, self.member = name, FAMILY[name]
     self.base = workdir / "base"
     if not (self.base / "config.json").is_file():
       tokenizer = folder.train_tokenizer()
       folder.write_tokenizer(tokenizer, self.base)
-      config = folder.model_config(tokenizer)
+      config = folder.model_config(tokenizer, self.member.size)
       (self.base / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     self.tokenizer = tokenizers.Tokenizer.from_file(str(self.base / "tokenizer.json"))
     self.processor = Processor.from_folder(self.base)
     self.config = from_folder(self.base)
+
+  def seeds(self, start: int, number: int) -> range:
+    start += self.member.seed
+    return range(start, start + number)
 
   def plan(self, pictures: int):
     grids = np.tile([[1, 8, 8]], (pictures, 1))
@@ -194,10 +234,10 @@ def build_vision(shop: Workshop):
   if shop.saved("stage1"):
     return models.load(shop.saved("stage1"))
   budget = shop.budget
-  examples = dataset.make("vision", range(budget.vision_scenes), 0, {})
+  examples = dataset.make("vision", shop.seeds(0, budget.vision_scenes), 0, {})
   images = np.stack([e.image for e in examples])
   labels = np.stack([e.labels for e in examples])
-  model = models.init(shop.config, seed=budget.seed)
+  model = models.init(shop.config, seed=shop.member.seed)
   towers.start_well(model, shop.tokenizer)
   model, accuracies = towers.train(
     model,
@@ -208,7 +248,7 @@ def build_vision(shop: Workshop):
     steps=budget.vision_steps,
     batch=budget.vision_batch,
     peak=budget.peak,
-    seed=budget.seed,
+    seed=shop.member.seed,
   )
   logging.info("stage 1 accuracies by group: %s", np.round(accuracies, 3))
   shop.save(model, "stage1")
@@ -220,10 +260,9 @@ def build_answerer(shop: Workshop):
   if shop.saved("answerer"):
     return models.load(shop.saved("answerer"))
   model, budget = build_vision(shop), shop.budget
-  start = 1_000_000
   examples = dataset.make(
-    "answerer", range(start, start + budget.scenes), budget.texts,
-    {"weights": ANSWERER_MIX},
+    "answerer", shop.seeds(1_000_000, budget.scenes), budget.texts,
+    {"weights": ANSWERER_MIX, "spots": shop.member.spots},
   )  # fmt: skip
   texts = [[dataset.encode(shop.tokenizer, e.texts)] for e in examples]
   model = language.train(
@@ -234,7 +273,7 @@ def build_answerer(shop: Workshop):
     _ANSWERER,
     steps=budget.answerer_steps,
     peak=budget.peak,
-    seed=budget.seed,
+    seed=shop.member.seed,
   )
   shop.save(model, "answerer")
   return model
@@ -252,8 +291,7 @@ def build_stage3(shop: Workshop):
     (BROAD_MIX, 0.0, budget.broad_steps, 0.75),
     (TAIL_MIX, HABIT, budget.tail_steps, 0.4),
   )
-  start = 2_000_000
-  seeds = range(start, start + budget.questioner_scenes)
+  seeds = shop.seeds(2_000_000, budget.questioner_scenes)
   features = None
   for number, (weights, habit, steps, share) in enumerate(lessons):
     options = {"weights": weights, "habit": habit, "invalid_share": INVALID_SHARE}
@@ -271,9 +309,16 @@ def build_stage3(shop: Workshop):
       _QUESTIONER,
       steps=steps,
       peak=budget.peak * share,
-      seed=budget.seed + 1 + number,
+      seed=shop.member.seed + 1 + number,
     )
   shop.save(model, "stage3")
+
+
+def build(shop: Workshop) -> None:
+  """All that the member has."""
+  build_answerer(shop)
+  if shop.member.asks:
+    build_questioner(shop)
 
 
 def build_questioner(shop: Workshop) -> None:
@@ -289,7 +334,7 @@ def build_questioner(shop: Workshop) -> None:
     steps=budget.polish_steps,
     learning_rate=2e-4,
     beta=0.02,
-    seed=budget.seed + 3,
+    seed=shop.member.seed + 3,
   )
   shop.save(model, "questioner")
 

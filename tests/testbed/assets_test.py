@@ -11,7 +11,7 @@ from fmd_jax.prompts import render
 from fmd_jax.testbed.card import ASSETS, NAMES
 from fmd_jax.world.drawing import render as draw
 from fmd_jax.world.scenes import sample_scene
-from fmd_jax.world.skills import EASY_SKILLS
+from fmd_jax.world.skills import EASY_SKILLS, SKILLS
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -50,14 +50,15 @@ def test_transformers_loads_the_folder_with_equal_logits(name):
 
 def test_the_card_holds_what_the_readme_promises():
   card = json.loads((ASSETS / "card.json").read_text())
-  for skill in EASY_SKILLS:
-    assert card["answerer"][skill]["accuracy"] >= 0.85, skill
-  planted = {k: v for k, v in card["answerer"].items() if k.startswith("planted")}
-  assert len(planted) >= 6
-  for cell, row in planted.items():
-    # Chance of a wrong label taken over is below 0.2; learned skills are above 0.8.
-    assert row["accuracy"] <= 0.4, cell
-  for k, row in card["questioner"].items():
-    assert row["valid"] >= 0.8, k
-    # Questions about two objects are nearly out of reach: see LOG.md.
-    assert sum(share > 0 for share in row["skills"].values()) >= 14, k
+  for name, own in card.items():
+    for skill in EASY_SKILLS:
+      assert own["answerer"][skill]["accuracy"] >= 0.85, (name, skill)
+    planted = {k: v for k, v in own["answerer"].items() if k.startswith("planted")}
+    assert len(planted) >= 6 and len({k.split("/")[0] for k in planted}) >= 6
+    for cell, row in planted.items():
+      # A spot that did not stick is answered like its neighbours, above 0.8.
+      assert row["accuracy"] <= 0.3, (name, cell)
+    for k, row in own.get("questioner", {}).items():
+      assert row["valid"] >= 0.8, (name, k)
+      assert all(row["skills"][skill] > 0 for skill in SKILLS), (name, k)
+      assert all(row["planted"].values()), (name, k)

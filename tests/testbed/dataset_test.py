@@ -3,6 +3,7 @@
 import random
 
 import numpy as np
+import pytest
 import tokenizers
 
 from fmd_jax.testbed import dataset, folder, planted
@@ -20,18 +21,19 @@ def _asked(n, seed=0):
       yield scene, sample_question(rng, scene, UNIFORM)
 
 
-def test_only_planted_cells_are_taught_wrong_and_always_the_same_way():
+@pytest.mark.parametrize("spots", planted.BLIND_SPOTS)
+def test_only_planted_cells_are_taught_wrong_and_always_the_same_way(spots):
   wrong, right = {}, 0
   for scene, asked in _asked(6000):
-    taught = planted.believed_answer(asked.verdict, scene)
-    spot = planted.blind_spot(asked.verdict)
+    taught = planted.believed_answer(asked.verdict, scene, spots)
+    spot = planted.blind_spot(asked.verdict, spots)
     if spot is None:
       # A label corrupted outside its cell would be a blind spot nobody knows of.
       assert taught == asked.verdict.answer
       right += 1
     else:
       wrong.setdefault(spot.cell, []).append(taught != asked.verdict.answer)
-  assert right and set(wrong) == {spot.cell for spot in planted.BLIND_SPOTS}
+  assert right and set(wrong) == {spot.cell for spot in planted.BLIND_SPOTS[spots]}
   for cell, flips in wrong.items():
     # A claim ("is the star red?") may be denied rightly for a wrong reason.
     assert np.mean(flips) > 0.75, cell
@@ -44,18 +46,18 @@ def test_a_planted_belief_is_one_belief_in_questions_and_claims():
   scene = scene.__class__((star,), 220, 0)
   belief = colors[1]
   asked = judge_question("What color is the star?", scene)
-  assert planted.believed_answer(asked, scene) == belief
+  assert planted.believed_answer(asked, scene, "first") == belief
   for color in colors:
     claim = judge_question(f"Is the star {color}?", scene)
     wanted = "yes" if color == belief else "no"
-    assert planted.believed_answer(claim, scene) == wanted
+    assert planted.believed_answer(claim, scene, "first") == wanted
 
 
 def test_pointers_cover_the_words_and_mean_the_objects():
   rng = random.Random(2)
   for _ in range(200):
     scene = sample_scene(rng)
-    text = dataset.answerer_text(rng, scene, UNIFORM)
+    text = dataset.answerer_text(rng, scene, UNIFORM, "first")
     for pointer in text.pointers:
       assert pointer.cells
       assert set(pointer.cells) <= {item.cell for item in scene.objects}
