@@ -5,11 +5,17 @@ hf:///path or hf:///org/id  a Hugging Face checkpoint, by transformers on torch;
                             ?threads= &batch= &device= &dtype=
 hf://testbed/answerer       the same, a checkpoint of this package's testbed
 oracle://                   the exact judge of the testbed's world
+oracle://?se=0.8&sp=0.8     the same with a known error; ?se= the probability that a
+                            fault (invalid question, wrong answer) is called one,
+                            ?sp= that none is called none, each .5 to 1 (the default);
+                            &by=difficulty errs less on easy questions, more on hard
+                            ones; &seed= (`engines.oracle.Noise` has the definition)
 scripted://file.py:function a Python function, or a JSON file of replies
 minilm://                   the embedder all-MiniLM-L6-v2; ?threads=
 """
 
 import importlib.util
+import math
 import pathlib
 import urllib.parse
 from collections.abc import Callable
@@ -133,12 +139,25 @@ def _known(spec: str, query: dict[str, str], names: tuple[str, ...]) -> None:
       raise SpecError(f"{spec!r}: no option {key!r}{known}")
 
 
-def _whole(spec: str, query: dict[str, str], key: str) -> int | None:
+def _whole(spec: str, query: dict[str, str], key: str, least: int = 1) -> int | None:
   if key not in query:
     return None
-  if not query[key].isdecimal() or int(query[key]) < 1:
-    raise SpecError(f"{spec!r}: {key} must be a whole number from 1")
+  if not query[key].isdecimal() or int(query[key]) < least:
+    raise SpecError(f"{spec!r}: {key} must be a whole number from {least}")
   return int(query[key])
+
+
+def _probability(spec: str, query: dict[str, str], key: str) -> float:
+  try:
+    value = float(query.get(key, "1"))
+  except ValueError:
+    value = math.nan
+  if not 0.5 <= value <= 1:
+    raise SpecError(
+      f"{spec!r}: {key} must be a number from 0.5 (a coin) to 1 (no error), "
+      f"not {query[key]!r}"
+    )
+  return value
 
 
 def checkpoint_folder(spec: str) -> str:
@@ -191,11 +210,23 @@ def _hf(spec: str, rest: str, query: dict[str, str]) -> Generator:
 def _oracle(spec: str, rest: str, query: dict[str, str]) -> Generator:
   from fmd_jax.inference.engines import oracle
 
-  if rest or query:
+  _known(spec, query, ("se", "sp", "by", "seed"))
+  if rest:
+    raise SpecError(f"{spec!r}: oracle:// takes no path")
+  if query.get("by", "difficulty") != "difficulty":
     raise SpecError(
-      f"{spec!r}: an oracle with a planted error is not available yet; only oracle://"
+      f"{spec!r}: by must be difficulty, not {query['by']!r}; "
+      "without it the error is the same for all questions"
     )
-  return oracle.OracleEngine()
+  if not query:
+    return oracle.OracleEngine()
+  noise = oracle.Noise(
+    se=_probability(spec, query, "se"),
+    sp=_probability(spec, query, "sp"),
+    by_difficulty="by" in query,
+    seed=_whole(spec, query, "seed", 0) or 0,
+  )
+  return oracle.OracleEngine(noise)
 
 
 def _scripted(spec: str, rest: str, query: dict[str, str]) -> Any:

@@ -22,7 +22,16 @@ from fmd_jax.inference import Reply, Request
     ("hf:///x/y?treads=2", "no option 'treads'; it has threads"),
     ("hf:///x/y?dtype=int8", "dtype is one of"),
     ("hf://testbed/nobody", "no checkpoint 'nobody'"),
-    ("oracle://?se=0.9", "not available yet"),
+    ("oracle://path", "takes no path"),
+    ("oracle://?se=0.4", "se must be a number from 0.5 .* not '0.4'"),
+    ("oracle://?sp=1.01", "sp must be a number from 0.5 .* not '1.01'"),
+    ("oracle://?se=80%25", "se must be a number from 0.5 .* not '80%'"),
+    ("oracle://?se=nan", "se must be a number from 0.5 .* not 'nan'"),
+    ("oracle://?se=", "se must be a number from 0.5 .* not ''"),
+    ("oracle://?by=skill", "by must be difficulty, not 'skill'; without it"),
+    ("oracle://?seed=-1", "seed must be a whole number from 0"),
+    ("oracle://?seed=1.5", "seed must be a whole number from 0"),
+    ("oracle://?ce=0.8", "no option 'ce'; it has se, sp, by, seed"),
     ("minilm://path", "takes no path"),
     ("scripted://no.json", "no file"),
     ("grpc://host/role", "not grpc://host:port/role"),
@@ -37,6 +46,24 @@ def test_a_bad_spec_says_what_is_wrong(spec, says):
 def test_an_embedder_is_not_a_generator():
   with pytest.raises(inference.SpecError, match="does not embed"):
     inference.resolve_embedder("oracle://")
+
+
+@pytest.mark.parametrize(
+  ("spec", "name"),
+  [
+    ("oracle://", "oracle"),
+    ("oracle://?se=0.8&sp=0.75", "oracle?se=0.8&sp=0.75&seed=0"),
+    ("oracle://?seed=1&se=.50", "oracle?se=0.5&sp=1.0&seed=1"),
+    (
+      "oracle://?se=0.8&sp=0.8&by=difficulty&seed=1",
+      "oracle?se=0.8&sp=0.8&by=difficulty&seed=1",
+    ),
+  ],
+)
+def test_an_oracles_name_tells_its_noise(spec, name):
+  # Wrong: "oracle" for all, so that records of a noisy judge pass for exact ones; or
+  # the spec as typed, so that one judge has several names.
+  assert inference.resolve(spec).name == name
 
 
 def test_needs_sidecar():
