@@ -52,6 +52,9 @@ def get_config() -> ml_collections.ConfigDict:
 
   c.advantage = ml_collections.ConfigDict()
   c.advantage.std_floor = 0.0  # least std to divide by; 0 is the paper
+  # "response": all tokens of a response share its advantage, the paper; "question":
+  # each has that of the question it spells.
+  c.advantage.credit = "response"
 
   c.grpo = ml_collections.ConfigDict()
   c.grpo.clip = 0.2  # epsilon of eq. 1

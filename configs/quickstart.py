@@ -18,5 +18,6 @@ def get_config():
   c.sampling.max_new_tokens = 48
   c.answerer.max_tokens = 6
   c.grpo.beta = 0.1  # tiny models drift faster
-  c.optimizer.learning_rate = 2e-4
+  # At 2e-4 the failures come faster, and are all of one kind: LOG.md.
+  c.optimizer.learning_rate = 4e-5
   return c

@@ -46,6 +46,11 @@ def check(config: ml_collections.ConfigDict) -> None:
       f"config.sampling.temperature is {config.sampling.temperature}; GRPO trains the "
       "distribution that it samples from: set it to 1.0"
     )
+  if config.advantage.credit not in grpo.CREDIT:
+    raise ValueError(
+      f"config.advantage.credit is {config.advantage.credit!r}; available: "
+      f"{', '.join(grpo.CREDIT)}"
+    )
   for key in ("steps", "images_per_step", "group_size", "questions_per_image"):
     if config[key] < 1:
       raise ValueError(f"config.{key} is {config[key]}; it must be at least 1")

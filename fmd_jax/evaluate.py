@@ -27,6 +27,7 @@ _KEPT = [
   "prefix", "answer",
 ]  # fmt: skip
 _BATCH = 512
+_CENSUSES = pathlib.Path(__file__).parent / "testbed" / "assets"
 
 
 def evaluate(
@@ -101,8 +102,11 @@ def measure(workdir: pathlib.Path, embedder: Embedder, seed: int) -> dict:
   """Makes `metrics.json` of the evaluations.
 
   Diversity is also given at one N: that of the method with the fewest valid questions
-  of the protocol. Ratios and differences are against Zero Shot.
+  of the protocol. Ratios and differences are against Zero Shot. Whether planted blind
+  spots were found is told ("planted", else None) where the answerer has a census and
+  the pictures carry their scenes.
   """
+  census = shipped_census(workdir)
   tables = {
     (protocol, path.stem.removesuffix("_heldout")): pd.read_parquet(path)
     for protocol, split in PROTOCOLS.items()
@@ -113,22 +117,51 @@ def measure(workdir: pathlib.Path, embedder: Embedder, seed: int) -> dict:
   for protocol in PROTOCOLS:
     own = {m: t for (p, m), t in tables.items() if p == protocol}
     valid = {m: t.loc[metrics.flags(t)["valid"], "question"] for m, t in own.items()}
+    planted = {
+      m: None if census is None else metrics.planted_truth(t, census)
+      for m, t in own.items()
+    }
     fewest = min((len(v) for v in valid.values()), default=0)
     for method, table in own.items():
       if table["skills"].isna().all():
         table = table.drop(columns=["skills"])
       vectors = embed_distinct(embedder, valid[method].tolist())
       summary = metrics.summarise(table, vectors, common_n=fewest or None, seed=seed)
+      summary["planted"] = planted[method]
       result["methods"].setdefault(method, {})[protocol] = summary
       if method != "zero_shot" and "zero_shot" in own:
-        result["comparison"].setdefault(method, {})[protocol] = {
+        against = {
           rate: metrics.compare(table, own["zero_shot"], rate, seed=seed)
           for rate in ("fdr", "qvr")
+        }
+        ratio = metrics.area_ratio(planted[method], planted["zero_shot"])
+        result["comparison"].setdefault(method, {})[protocol] = {
+          **against,
+          "planted_area_ratio": ratio,
         }
   text = json.dumps(result, indent=2, allow_nan=False) + "\n"
   write_atomic(workdir / "metrics.json", text.encode())
   logging.info("wrote %s", workdir / "metrics.json")
   return result
+
+
+def shipped_census(workdir: pathlib.Path) -> dict | None:
+  """The census of the run's answerer: cell -> n, failures, rate, planted.
+
+  None for a model that has none, and for another model of the name of one that has.
+  """
+  path = workdir / "manifest.json"
+  manifest = json.loads(path.read_text()) if path.is_file() else {}
+  answerer = str(manifest.get("models", {}).get("answerer", ""))
+  name = answerer.partition("@")[0].rpartition("/")[2]
+  path = _CENSUSES / f"{name}.census.json"
+  if not path.is_file():
+    return None
+  census = json.loads(path.read_text())
+  if census["answerer"] != answerer:
+    logging.warning("the census is of %s, not of %s", census["answerer"], answerer)
+    return None
+  return census["cells"]
 
 
 def embed_distinct(embedder: Embedder, texts: list[str]) -> np.ndarray | None:

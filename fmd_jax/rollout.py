@@ -67,6 +67,16 @@ class Rollout:
   mask: np.ndarray
   seconds: dict[str, float]
 
+  @property
+  def slot_rewards(self) -> np.ndarray:
+    """fp32 [B, G, K]; 0 where `slot_mask` is false. Needs `scores`."""
+    return self.scores.reward.reshape(*self.mask.shape, -1).astype(np.float32)
+
+  @property
+  def slot_mask(self) -> np.ndarray:
+    """bool [B, G, K] false for an unscored slot. Needs `scores`."""
+    return self.scores.scored.reshape(*self.mask.shape, -1)
+
 
 def judge_responses(
   images: Sequence[ImageExample],
@@ -165,16 +175,16 @@ def records(
     common: run_id, method, split, step and questioner_step of all rows.
     prefix_length: words of the `prefix` column.
     roles: whose identities the rows name.
-    advantages: [B, G], or None where nothing is trained.
+    advantages: [B, G] of the responses or [B, G, K] of the slots; None where nothing
+      is trained. What has no reward has no advantage.
   """
   now = time.time()
   names = identity(roles.answerer), identity(roles.verifier)
-  flat = None if advantages is None else np.asarray(advantages).reshape(-1)
-  k = len(rollout.slots) // rollout.mask.size
+  advantage: list[float | None] = [None] * len(rollout.slots)
+  if advantages is not None:
+    advantage = _of_slots(rollout, np.asarray(advantages))
   rows = []
   for i, (question, answer, verdict) in enumerate(rollout.slots):
-    response = i // k
-    trained = flat is not None and rollout.mask.reshape(-1)[response]
     fields = dict.fromkeys(_REWARD_FIELDS)
     if rollout.scores is not None:
       fields = rollout.scores.record_fields(i)
@@ -193,7 +203,7 @@ def records(
         correct=verdict.correct,
         rationale=verdict.rationale,
         **fields,
-        advantage=float(flat[response]) if trained else None,
+        advantage=advantage[i],
         answerer=names[0],
         verifier=names[1],
         wall_time=now,
@@ -201,6 +211,16 @@ def records(
       )
     )
   return rows
+
+
+def _of_slots(rollout: Rollout, advantages: np.ndarray) -> list[float | None]:
+  """The advantage of each of the B·G·K slots, from [B, G] or [B, G, K]."""
+  mask = rollout.slot_mask
+  shape = mask.shape
+  if advantages.ndim == 2:
+    advantages, mask = advantages[..., None], rollout.mask[..., None]
+  values, known = np.broadcast_to(advantages, shape), np.broadcast_to(mask, shape)
+  return [float(v) if k else None for v, k in zip(values.flat, known.flat, strict=True)]
 
 
 def measurements(rollout: Rollout) -> dict[str, float]:

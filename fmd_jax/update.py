@@ -13,13 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from fmd_jax.models import scoring
+from fmd_jax.models.axes import Array
+from fmd_jax.models.buckets import bucket
 from fmd_jax.questioner.sampler import Prompt
 from fmd_jax.rl import losses
 
 VISION = "visual"
+# The shortest that completions are cut to: below, a program more saves nothing.
+SHORTEST = 16
 
 
 class TrainState(NamedTuple):
@@ -67,6 +71,22 @@ class TrainBatch(NamedTuple):
   pixel_values: Float[Array, "N patch"] | None = None
   plan: Any = None
   token_weights: Float[Array, "B G T"] | None = None
+
+
+def trim(batch: TrainBatch) -> TrainBatch:
+  """Cuts what no response of the batch reaches off the T axis, on the host.
+
+  T becomes a bucket, two to an octave, so that few programs are compiled; loss and
+  gradient stay what they are.
+  """
+  whole = batch.completions.shape[-1]
+  length = min(bucket(int(batch.lengths.max()), 2, SHORTEST), whole)
+  per_token = {
+    name: value[..., :length]
+    for name in ("completions", "old_logprobs", "advantages", "token_weights")
+    if (value := getattr(batch, name)) is not None and value.ndim == 3
+  }
+  return batch._replace(**per_token)
 
 
 class _Group(NamedTuple):

@@ -7,11 +7,14 @@ import time
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from tqdm import tqdm
 
 from fmd_jax import data, models, optim, rewards, rl, rollout
 from fmd_jax.checkpoint import Checkpoints
 from fmd_jax.methods.run import Run, ask_heldout
+from fmd_jax.questioner.parsing import token_slots
+from fmd_jax.questioner.sampler import Samples
 from fmd_jax.records.measurements import Measurements
 from fmd_jax.records.writer import drop_steps
 from fmd_jax.update import TrainBatch, init_state, make_update_fn
@@ -23,6 +26,7 @@ def run(run: Run) -> None:
   """Trains the questioner for `config.steps` steps, then asks about unseen images."""
   config, agent = run.config, run.agent
   frozen_vision = "visual" in config.optimizer.frozen
+  credit = CREDIT[config.advantage.credit]
 
   # ---- state: from the folder, or from the last checkpoint -----------------------
   optimizer = optim.make_optimizer(
@@ -68,11 +72,7 @@ def run(run: Run) -> None:
       clock.append(time.perf_counter())
 
       result = run.judge(images, texts, banks, step)
-      advantages = rl.group_advantages(
-        jnp.asarray(result.rewards),
-        jnp.asarray(result.mask),
-        config.advantage.std_floor,
-      )
+      advantages, recorded = credit(run, samples, result)
       clock.append(time.perf_counter())
 
       batch = TrainBatch(
@@ -98,7 +98,7 @@ def run(run: Run) -> None:
         split="train",
         step=step,
         questioner_step=step,
-        advantages=jax.device_get(advantages),
+        advantages=jax.device_get(recorded),
       )
       numbers = {**rollout.measurements(result), **metrics}
       numbers["rollout/tokens"] = float(samples.lengths.mean())
@@ -119,3 +119,35 @@ def run(run: Run) -> None:
   ask_heldout(run, NAME, (state.params, state.frozen), questioner_step=config.steps)
   trained = agent.with_params((state.params, state.frozen))
   models.save(trained, run.workdir / "questioner_hf", source=agent.folder)
+
+
+def _credit_response(
+  run: Run, samples: Samples, result: rollout.Rollout
+) -> tuple[jax.Array, jax.Array]:
+  """Every token gets its response's advantage, eq. 1: [B, G] to train and record."""
+  advantages = rl.group_advantages(
+    jnp.asarray(result.rewards),
+    jnp.asarray(result.mask),
+    run.config.advantage.std_floor,
+  )
+  return advantages, advantages
+
+
+def _credit_question(
+  run: Run, samples: Samples, result: rollout.Rollout
+) -> tuple[jax.Array, jax.Array]:
+  """Ours: each token its question's; [B, G, T] to train and [B, G, K] to record."""
+  k = run.config.questions_per_image
+  spelled = token_slots(samples.tokens, samples.lengths, run.agent.processor.decode, k)
+  # K more "tokens", one of each slot, show the advantages of the slots themselves.
+  each = np.broadcast_to(np.arange(k), (*result.mask.shape, k))
+  advantages = rl.question_advantages(
+    jnp.asarray(result.slot_rewards),
+    jnp.asarray(result.slot_mask),
+    jnp.concatenate([each, spelled], -1),
+    run.config.advantage.std_floor,
+  )
+  return advantages[..., k:], advantages[..., :k]
+
+
+CREDIT = {"response": _credit_response, "question": _credit_question}

@@ -85,7 +85,7 @@ class Run:
     questioner_step: int,
     advantages: np.ndarray | None = None,
   ) -> None:
-    """Writes the shard of one step and the images it refers to."""
+    """Writes this host's shard of one step and the images it refers to."""
     common: Mapping[str, object] = {
       "run_id": self.run_id,
       "method": method,
@@ -102,14 +102,26 @@ class Run:
     )
     for image in images:
       write_image(self.workdir, image)
-    write_shard(self.workdir, method, split, step, rows)
+    write_shard(
+      self.workdir,
+      method,
+      split,
+      step,
+      rows,
+      host=jax.process_index(),
+      hosts=jax.process_count(),
+    )
 
 
 def ask_heldout(run: Run, method: str, params, questioner_step: int) -> None:
-  """The second protocol: the final policy on images it never saw."""
-  size = min(run.config.images_per_step, len(run.heldout))
-  steps = len(run.heldout) // size
-  source = data.batches(run.heldout, size, run.config.seed)
+  """The second protocol: the final policy on images it never saw.
+
+  Each host asks about its part of every batch.
+  """
+  host, hosts = jax.process_index(), jax.process_count()
+  size = max(min(run.config.images_per_step, len(run.heldout)) // hosts, 1)
+  steps = len(run.heldout) // (size * hosts)
+  source = data.batches(run.heldout, size, run.config.seed, host=host, hosts=hosts)
   for step in tqdm(range(steps), desc=f"{method} (unseen images)", unit="step"):
     images = next(source)
     inputs = run.agent.prepare(images)

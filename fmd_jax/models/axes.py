@@ -12,6 +12,12 @@ A parameter's logical axes say what its dimensions are; `fmd_jax.sharding` says 
 of them a mesh splits. They are looked up by name, so that a parameter carries no mesh.
 """
 
+import jax
+import numpy as np
+
+# What a shape is written of: JAX computes with NumPy's arrays too.
+Array = jax.Array | np.ndarray
+
 LAYERS = "layers"
 EMBED = "embed"
 HEADS = "heads"

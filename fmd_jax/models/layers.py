@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
+
+from fmd_jax.models.axes import Array
 
 # Finite: a row of keys that are all masked must not become NaN.
 MASKED = -1e30
@@ -91,7 +93,7 @@ def rotate(
 
 
 def mix(
-  parts: list[tuple[Float[Array, "... S"], Bool[Array, "..."] | None, str, Array]],
+  parts: list[tuple[Float[Array, "..."], Bool[Array, "..."] | None, str, Array]],
 ) -> Float[Array, "... h"]:
   """Values weighted by one softmax over the keys of all parts, in fp32.
 

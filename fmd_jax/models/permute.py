@@ -6,7 +6,9 @@ row is used once, gathering by the inverse index gives the same.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
+
+from fmd_jax.models.axes import Array
 
 
 @jax.custom_vjp

@@ -24,6 +24,8 @@ import PIL.Image
 import PIL.ImageOps
 import tokenizers
 
+from fmd_jax.models.buckets import bucket
+
 IMAGE_TOKEN = "<|image_pad|>"
 MAX_ASPECT_RATIO = 200
 
@@ -78,15 +80,6 @@ class Batch:
   lengths: np.ndarray
   pixel_values: np.ndarray
   image_grid_thw: np.ndarray
-
-
-def bucket_length(length: int, multiple: int = 8) -> int:
-  """The padded length for `length` tokens: few distinct values, <= 1/8 wasted.
-
-  Multiples of `multiple` up to 16 times it; above, eight buckets an octave.
-  """
-  step = max(multiple, 1 << max((length - 1).bit_length() - 4, 0))
-  return max(-(-length // step) * step, multiple)
 
 
 def smart_resize(
@@ -254,7 +247,7 @@ class Processor:
     """Token ids of a text, control tokens recognised, nothing added."""
     return self._tokenizer.encode(text, add_special_tokens=False).ids
 
-  def decode(self, ids: Sequence[int]) -> str:
+  def decode(self, ids: Sequence[int] | np.ndarray) -> str:
     """The text of `ids`, which the caller has cut to length; no control tokens."""
     return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
 
@@ -305,7 +298,7 @@ class Processor:
       messages_batch: B chats.
       images_batch: for each chat its images, in the order of their places.
       add_generation_prompt: end with the head of the assistant's turn.
-      multiple: see `bucket_length`.
+      multiple: the width is one of it; see `buckets.bucket`.
 
     Raises:
       ValueError: a chat has not as many `<|image_pad|>` as images, for instance
@@ -330,7 +323,7 @@ class Processor:
       repeats[places] = [next(sizes) for _ in images]
       rows.append(np.repeat(ids, repeats))
     lengths = np.array([len(row) for row in rows], np.int32)
-    padded = bucket_length(int(lengths.max(initial=1)), multiple)
+    padded = bucket(int(lengths.max(initial=1)), 8, multiple)
     input_ids = np.full((len(rows), padded), self.pad_id, np.int32)
     for row, ids in enumerate(rows):
       input_ids[row, : len(ids)] = ids

@@ -6,8 +6,9 @@ D width · V vocabulary.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
+from fmd_jax.models.axes import Array
 from fmd_jax.models.qwen2_5_vl import Qwen2_5_VL
 
 # fp32 logits of one chunk: 64 MiB.

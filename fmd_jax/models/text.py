@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from fmd_jax.models import layers
+from fmd_jax.models.axes import Array
 from fmd_jax.models.config import TextConfig
 
 KV = tuple[Array, Array]
@@ -130,7 +131,7 @@ class TextModel(nnx.Module):
     self,
     x: Float[Array, "B G T D"],
     positions: Int[Array, "3 B G T"],
-    mask: Bool[Array, "B G T T"],
+    mask: Bool[Array, "#B #G #T T"],
     prefix: KV | None = None,
     prefix_mask: Bool[Array, "B P"] | None = None,
     *,

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from fmd_jax.models import layers
+from fmd_jax.models.axes import Array
 from fmd_jax.models.config import VisionConfig
 from fmd_jax.models.permute import pack, permute, unpack
 from fmd_jax.models.vision_plan import Segments, VisionPlan

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fmd_jax.models.buckets import bucket
 from fmd_jax.models.config import VisionConfig
 
 
@@ -60,12 +61,6 @@ def _segments(lengths: list[int], longest: int = 0, number: int = 0) -> Segments
   return Segments(mask, tokens.astype(np.int32), np.flatnonzero(mask).astype(np.int32))
 
 
-def _round_up(number: int, parts: int) -> int:
-  """To a multiple of 1 / parts of the power of two below: few sizes."""
-  step = max(1, (1 << (number.bit_length() - 1)) // parts)
-  return -(-number // step) * step
-
-
 def _cut(length: int, longest: int) -> list[int]:
   whole, rest = divmod(length, longest)
   return [longest] * whole + [rest] * (rest > 0)
@@ -109,15 +104,15 @@ def _plan(
   if mixed:
     # Padding patches attend among themselves, in segments of their own: left out of
     # all segments, they would have to be kept out of every gradient.
-    padding = _round_up(start, 4) - start
-    longest, full = _round_up(max(frames), 2), unit * side**2
+    padding = bucket(start, 4) - start
+    longest, full = bucket(max(frames), 2), unit * side**2
     order.append(np.arange(start, start + padding))
     positions.append(np.zeros((2, unit * padding), int))
     windows += _cut(unit * padding, full)
     frames += _cut(unit * padding, longest)
     # One empty segment at least: with and without index arrays are two programs.
-    in_windows = _segments(windows, full, _round_up(len(windows) + 1, 1))
-    in_frames = _segments(frames, longest, _round_up(len(frames) + 1, 1))
+    in_windows = _segments(windows, full, bucket(len(windows) + 1, 1))
+    in_frames = _segments(frames, longest, bucket(len(frames) + 1, 1))
   else:
     in_windows = _segments(windows)
     in_frames = None if windows == frames else _segments(frames)

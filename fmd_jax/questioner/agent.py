@@ -1,7 +1,7 @@
 """A questioner ready to ask: its folder, its prompt, its sampler."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,16 +9,8 @@ from flax import nnx
 
 from fmd_jax import models, prompts
 from fmd_jax.models.processor import Processor
-from fmd_jax.questioner.sampler import Prompt, Samples, make_prompt, make_sampler
+from fmd_jax.questioner.sampler import Inputs, Samples, make_inputs, make_sampler
 from fmd_jax.types import ImageExample
-
-
-class Inputs(NamedTuple):
-  """What the model sees of B images: the prompts and the pictures."""
-
-  prompt: Prompt
-  pixel_values: np.ndarray
-  plan: Any
 
 
 class Agent:
@@ -53,8 +45,9 @@ class Agent:
     self.model = models.load(folder)
     self.graphdef = nnx.graphdef(self.model)
     config = self.model.config
-    self.allowed_tokens = models.sampleable_tokens(config, self.processor.special_ids)
-    self.allowed_tokens[self.processor.vocab_size :] = False
+    self.allowed_tokens = models.sampleable_tokens(
+      config, self.processor.special_ids, self.processor.vocab_size
+    )
     self._messages = prompts.render("questioner", k=questions)
     self._sample = make_sampler(
       self.graphdef,
@@ -67,14 +60,17 @@ class Agent:
     )
 
   def prepare(self, images: Sequence[ImageExample]) -> Inputs:
-    """Prompts, patches and the vision plan of B images."""
+    """Prompts, patches and the vision plan of B images; see `make_inputs`."""
     batch = self.processor.encode(
       [self._messages] * len(images), [[image.png] for image in images]
     )
-    config = self.model.config
-    prompt = make_prompt(batch.input_ids, batch.lengths, batch.image_grid_thw, config)
-    plan = models.vision_plan(batch.image_grid_thw, config.vision)
-    return Inputs(prompt, batch.pixel_values, plan)
+    return make_inputs(
+      batch.input_ids,
+      batch.lengths,
+      batch.pixel_values,
+      batch.image_grid_thw,
+      self.model.config,
+    )
 
   def sample(self, params: Any, inputs: Inputs, key: jax.Array) -> Samples:
     """G responses to each image; `params` is a state or a tuple of states."""

@@ -12,9 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from fmd_jax import models
+from fmd_jax.models.axes import Array
+from fmd_jax.models.buckets import bucket
 
 
 class Prompt(NamedTuple):
@@ -31,6 +33,20 @@ class Prompt(NamedTuple):
   lengths: Int[Array, " B"]
   positions: Int[Array, "3 B P"]
   next_position: Int[Array, " B"]
+
+
+class Inputs(NamedTuple):
+  """What the model sees of B images: the prompts and the pictures.
+
+  Attributes:
+    prompt: the B prompts.
+    pixel_values: [N, patch], the patches of all images and rows of zeros after them.
+    plan: `models.vision_plan` of the same images.
+  """
+
+  prompt: Prompt
+  pixel_values: Float[np.ndarray, "N patch"]
+  plan: models.VisionPlan
 
 
 class Samples(NamedTuple):
@@ -72,6 +88,42 @@ def make_prompt(
     input_ids, image_grid_thw, lengths, config
   )
   return Prompt(input_ids, lengths, positions, next_position)
+
+
+def make_inputs(
+  input_ids: np.ndarray,
+  lengths: np.ndarray,
+  pixel_values: np.ndarray,
+  image_grid_thw: np.ndarray,
+  config: Any,
+) -> Inputs:
+  """Puts together what the model sees; NumPy, on the host.
+
+  Unequal images are padded, in patches and in prompt: batches of photographs then
+  share a few compiled programs. Equal ones keep their exact shapes.
+
+  Args:
+    input_ids: [B, P], right-padded.
+    lengths: [B].
+    pixel_values: [N, patch] of all images, in row order.
+    image_grid_thw: [I, 3].
+    config: the model's.
+  """
+  plan = models.vision_plan(image_grid_thw, config.vision, bucketed=True)
+  if (image_grid_thw != image_grid_thw[0]).any():
+    visual = (input_ids == config.image_token_id).sum(1)
+    # Rounded apart: with one image a row, the second part is the plan's longest
+    # frame, so that there are no more programs than plans.
+    width = bucket(int((lengths - visual).max()), 8, 8) + bucket(int(visual.max()), 2)
+    padded = np.full((len(input_ids), width), config.pad_token_id, np.int32)
+    kept = min(width, input_ids.shape[1])
+    padded[:, :kept] = input_ids[:, :kept]
+    input_ids = padded
+  return Inputs(
+    make_prompt(input_ids, lengths, image_grid_thw, config),
+    models.pad_patches(pixel_values, plan),
+    plan,
+  )
 
 
 def masked_logits(
@@ -133,8 +185,8 @@ def make_sampler(
     top_k: see `masked_logits`; training needs 0.
 
   Returns:
-    f(params, prompt, pixel_values [N, patch], plan, key) -> Samples, with `plan` from
-    `models.vision_plan`. The parameters may be one state or a tuple of states.
+    f(params, prompt, pixel_values [N, patch], plan, key) -> Samples, with the three in
+    the middle as in `Inputs`. The parameters may be one state or a tuple of states.
   """
   if not np.any(allowed_tokens[list(eos_ids)]):
     raise ValueError("no end-of-sequence id may be sampled: no response would end")
@@ -271,9 +323,12 @@ def generate(
   order = np.argsort(~mask, axis=1, kind="stable")
   lengths = mask.sum(1).astype(np.int32)
   config = model.config
-  image_grid_thw = np.asarray(image_grid_thw)
-  prompt = make_prompt(
-    np.take_along_axis(input_ids, order, 1), lengths, image_grid_thw, config
+  inputs = make_inputs(
+    np.take_along_axis(input_ids, order, 1),
+    lengths,
+    np.asarray(pixel_values),
+    np.asarray(image_grid_thw),
+    config,
   )
   graphdef, params = nnx.split(model)
   sample = _cached_sampler(
@@ -284,13 +339,7 @@ def generate(
     temperature=temperature,
     pad_id=config.pad_token_id,
   )
-  samples = sample(
-    params,
-    prompt,
-    np.asarray(pixel_values),
-    models.vision_plan(image_grid_thw, config.vision),
-    jax.random.key(seed),
-  )
+  samples = sample(params, *inputs, jax.random.key(seed))
   return tuple(
     np.asarray(x)[:, 0] for x in (samples.tokens, samples.logprobs, samples.lengths)
   )

@@ -30,7 +30,12 @@ class Interval(NamedTuple):
 
 
 def line_chart(
-  title: str, lines: Sequence[Line], *, percent: bool = False, x_label: str = "step"
+  title: str,
+  lines: Sequence[Line],
+  *,
+  percent: bool = False,
+  x_label: str = "step",
+  y_range: tuple[float, float] | None = None,
 ) -> Markup:
   """Curves over one axis; points that are not finite are left out.
 
@@ -39,6 +44,7 @@ def line_chart(
     lines: the curves.
     percent: label the vertical axis in percent.
     x_label: name of the horizontal axis.
+    y_range: what the vertical axis covers; None fits it to the points.
 
   Returns:
     An `<svg>`; "" when no curve has a point.
@@ -51,7 +57,8 @@ def line_chart(
   if not every:
     return Markup("")
   x_ticks = _ticks(min(x for x, _ in every), max(x for x, _ in every), whole=True)
-  y_ticks = _ticks(min(y for _, y in every), max(y for _, y in every))
+  heights = y_range or [y for _, y in every]
+  y_ticks = _ticks(min(heights), max(heights))
   x_span = min(x_ticks[0], min(x for x, _ in every)), max(x for x, _ in every)
   to_x = _scale(*x_span, _LEFT, _W - _RIGHT)
   to_y = _scale(y_ticks[0], y_ticks[-1], _H - _BOTTOM, _TOP)

@@ -11,7 +11,8 @@ import pandas as pd
 from markupsafe import Markup
 
 from fmd_jax import metrics
-from fmd_jax.report import charts, curves, failures
+from fmd_jax.report import charts, curves, failures, planted
+from fmd_jax.report.parts import Chart, Estimate, percent
 from fmd_jax.report.reading import Method, Run, picture, read_run
 
 SKILLS, EXAMPLES, ROWS = 6, 4, 40  # shown: worst groups, pictures of each, table rows
@@ -19,21 +20,6 @@ PROTOCOLS = {"during": "train", "after": "heldout"}  # of metrics.json -> split
 _LONG = 600  # characters; a model that runs on does not push the rest off the page
 # Escaping leaves these: they print nothing, or turn the text after them around.
 _INVISIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e]")
-
-
-class Estimate(NamedTuple):
-  """A number ready to print, with the small print beside it."""
-
-  text: str
-  between: str = ""
-
-
-class Chart(NamedTuple):
-  """A chart with its heading."""
-
-  title: str
-  svg: Markup
-  note: str = ""
 
 
 class Row(NamedTuple):
@@ -87,6 +73,7 @@ def render(run: Run) -> str:
     methods=run.methods,
     curves=_curves(run),
     diagnostics=_diagnostics(run),
+    planted=planted.section(run),
     group_noun="skill" if failures.knows_skills(run.evaluations) else "beginning",
     groups=_worst_groups(run),
     table=_table(run),
@@ -120,18 +107,14 @@ def _subtitle(run: Run) -> str:
   return " · ".join(part for part in parts if part)
 
 
-def _percent(value: float | None) -> str:
-  return "–" if value is None else f"{value * 100:.1f}%"
-
-
 def _rate(found: dict[str, Any] | None) -> Estimate:
   """A summarised rate, with its interval."""
   if not found or found["value"] is None:
     return Estimate("–")
   if found["low"] is None or found["high"] is None:
-    return Estimate(_percent(found["value"]))
+    return Estimate(percent(found["value"]))
   between = f"{found['low'] * 100:.1f}–{found['high'] * 100:.1f}"
-  return Estimate(_percent(found["value"]), between)
+  return Estimate(percent(found["value"]), between)
 
 
 def _diversity(found: dict[str, Any] | None, key: str, digits: int) -> Estimate:
@@ -156,7 +139,7 @@ def _summaries(run: Run):
 def _comparison(run: Run) -> list[Row]:
   rows = []
   for method, protocol, found in _summaries(run):
-    missing = [_percent(found[key]["value"]) for key in ("unparsed", "unscored")]
+    missing = [percent(found[key]["value"]) for key in ("unparsed", "unscored")]
     skills = found.get("skills") or {}
     cells = {
       "Questions": Estimate(f"{found['questions']:,}", f"{found['images']:,} pictures"),
@@ -202,7 +185,7 @@ def _headline(run: Run) -> list[str]:
     if valid:
       sentences.append(
         f"{method.label}: {wrong:,} of {valid:,} valid questions {where} were "
-        f"answered wrongly ({_percent(wrong / valid)})."
+        f"answered wrongly ({percent(wrong / valid)})."
       )
   protocol = "after" if split == "heldout" else "during"
   for method in run.methods:
@@ -248,8 +231,8 @@ def _curves(run: Run) -> list[Chart]:
     ),
   ]
   found = []
-  for title, lines, percent, note in planned:
-    svg = charts.line_chart(title, lines, percent=percent)
+  for title, lines, share, note in planned:
+    svg = charts.line_chart(title, lines, percent=share)
     if svg:
       found.append(Chart(title, svg, note))
   return found

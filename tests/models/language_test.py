@@ -119,7 +119,7 @@ def test_positions_refuse_what_does_not_match():
 def test_text_alone_counts_on():
   config = tiny.config()
   ids = np.array([[5, 6, 7, 8]])
-  positions, following = models.mrope_positions(ids, None, [3], config)
+  positions, following = models.mrope_positions(ids, None, np.array([3]), config)
   assert positions[:, 0].tolist() == [[0, 1, 2, 0]] * 3
   assert following.tolist() == [3]
   assert tiny.model(seed=0)(ids).shape == (1, 4, tiny.VOCABULARY)

@@ -265,12 +265,3 @@ def test_not_a_checkpoint(tmp_path):
   (folder / "preprocessor_config.json").unlink()
   with pytest.raises(FileNotFoundError, match="preprocessor_config.json"):
     processor.Processor.from_folder(folder)
-
-
-def test_buckets_are_few_and_tight():
-  # Powers of two would waste up to half; the exact length would compile every time.
-  lengths = range(1, 4097)
-  buckets = [processor.bucket_length(n) for n in lengths]
-  assert all(b >= n for n, b in zip(lengths, buckets, strict=True))
-  assert max(b / n for n, b in zip(lengths, buckets, strict=True) if n > 64) <= 1.125
-  assert len(set(buckets)) <= 60

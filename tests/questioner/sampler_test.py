@@ -29,7 +29,7 @@ def model():
 @functools.cache
 def _prompts():
   # Two lengths and two image sizes: one offset for all rows would show.
-  return tiny.prompts(_model().config, [(4, 4), (6, 4)], [14, 19])
+  return tiny.prompts(_model().config, [(4, 4), (6, 6)], [14, 22])
 
 
 @pytest.fixture
@@ -58,18 +58,34 @@ def _sampler(group_size, temperature, allowed, steps):
   )
 
 
-def _arguments(model, prompts, seed=0):
-  prompt = sampler.make_prompt(
-    prompts.input_ids, prompts.lengths, prompts.image_grid_thw, model.config
-  )
-  plan = models.vision_plan(prompts.image_grid_thw, model.config.vision)
-  return nnx.state(model), prompt, prompts.pixel_values, plan, jax.random.key(seed)
+def _exact(prompts, config):
+  """`make_inputs` without its buckets."""
+  ids, lengths, pixels, grids = prompts
+  prompt = sampler.make_prompt(ids, lengths, grids, config)
+  return sampler.Inputs(prompt, pixels, models.vision_plan(grids, config.vision))
 
 
-def _sample(model, prompts, *, seed=0, allowed=None, group=G, temperature=1.0, steps=T):
+def _arguments(model, prompts, seed=0, bucketed=False):
+  make = (lambda p, c: sampler.make_inputs(*p, c)) if bucketed else _exact
+  inputs = make(prompts, model.config)
+  return nnx.state(model), *inputs, jax.random.key(seed)
+
+
+def _sample(
+  model,
+  prompts,
+  *,
+  seed=0,
+  allowed=None,
+  group=G,
+  temperature=1.0,
+  steps=T,
+  bucketed=False,
+):
   allowed = _allowed() if allowed is None else allowed
   sample = _sampler(group, temperature, allowed.tobytes(), steps)
-  return jax.tree.map(np.asarray, sample(*_arguments(model, prompts, seed)))
+  arguments = _arguments(model, prompts, seed, bucketed)
+  return jax.tree.map(np.asarray, sample(*arguments))
 
 
 def _places(samples):
@@ -112,6 +128,33 @@ def test_recorded_logprobs_equal_the_scorer(model, prompts, temperature):
   np.testing.assert_allclose(
     np.where(_places(samples), got, 0.0), samples.logprobs, atol=1e-5, rtol=0
   )
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_buckets_change_no_token(model, prompts, temperature):
+  # A prompt that attends to its padding, an image that attends to padding patches, or
+  # features that are shifted by them give other log-probs, soon other tokens.
+  exact, bucketed = (
+    _sample(model, prompts, temperature=temperature, bucketed=b) for b in (False, True)
+  )
+  _, prompt, pixels, *_ = _arguments(model, prompts, bucketed=True)
+  assert prompt.input_ids.shape[1] > prompts.input_ids.shape[1]
+  assert len(pixels) > len(prompts.pixel_values)
+  np.testing.assert_array_equal(bucketed.tokens, exact.tokens)
+  np.testing.assert_array_equal(bucketed.lengths, exact.lengths)
+  np.testing.assert_allclose(bucketed.logprobs, exact.logprobs, atol=1e-5)
+  real = len(exact.image_features)
+  np.testing.assert_allclose(
+    bucketed.image_features[:real], exact.image_features, atol=1e-5
+  )
+
+
+def test_equal_images_keep_their_shapes(model):
+  # Padded like photographs, the testbed's batches would pay for places they don't use.
+  prompts = tiny.prompts(model.config, [(8, 8)] * 3, [30, 31, 33])
+  inputs = sampler.make_inputs(*prompts, model.config)
+  exact = _exact(prompts, model.config)
+  jax.tree.map(np.testing.assert_array_equal, inputs, exact)
 
 
 def test_greedy_equals_argmax_of_the_plain_forward(model, prompts):

@@ -41,6 +41,15 @@ def test_a_line_goes_through_its_points():
   assert points.min() >= 0 and points[:, 0].max() <= 360 and points[:, 1].max() <= 210
 
 
+def test_an_axis_of_a_given_range_does_not_fit_the_points():
+  # Wrong: all of 0% at the bottom and at the middle of two charts side by side.
+  low, high = (
+    coordinates(line_chart("t", [Line("a", 0, [0, 5], [y, y])], y_range=(0.0, 1.0)))
+    for y in (0.0, 1.0)
+  )
+  assert low[0, 1] == 182 and high[0, 1] == 10  # the bottom and the top of the axis
+
+
 @pytest.mark.parametrize("y", [[1.0, 1.0], [0.0, 0.0], [math.nan, 2.0], [1e-9, 2e-9]])
 def test_dull_data_still_makes_a_chart(y):
   svg = line_chart("t", [Line("a", 0, [3, 4], y), Line("b", 1, [], [])])

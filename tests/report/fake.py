@@ -19,6 +19,13 @@ QUESTIONS = {
 THINGS = ("large red star", "small circle", "striped blue square", "arrow", "diamond")
 WORST = "ocr"
 FAILS = {"color": 0.1, "counting_all": 0.45, "ocr": 0.9, "existence": 0.15}
+CENSUS = {
+  f"{skill}/color=red": {"n": 400, "failures": int(400 * rate), "rate": rate}
+  | {"planted": skill == WORST}
+  for skill, rate in FAILS.items()
+}
+UNASKED = "size/shape=diamond"
+CENSUS[UNASKED] = {"n": 311, "failures": 249, "rate": 249 / 311, "planted": True}
 
 
 def rows_of(method, split, steps, images, rng):
@@ -55,7 +62,7 @@ def rows_of(method, split, steps, images, rng):
             "rationale": "the oracle says so",
             "truth": "red" if valid else None,
             "skills": [skill, "existence"] if skill == "color" else [skill],
-            "cells": [f"{skill}/red"] if valid else None,
+            "cells": [f"{skill}/color=red"] if valid else None,
             "prefix": " ".join(question.lower().split()[:2]),
           }
         )
@@ -124,6 +131,7 @@ def make_workdir(folder, steps=60, seed=0):
       records.write_parquet(folder / "evaluations" / f"{name}.parquet", rows)
       questions = rows.loc[metrics.flags(rows)["valid"], "question"].tolist()
       summary = metrics.summarise(rows, embed(questions), common_n=99, resamples=200)
+      summary["planted"] = metrics.planted_truth(rows, CENSUS)
       summaries.setdefault(method, {})[protocol] = summary
       found.append(rows)
   own = [rows for rows in found if (rows["split"] == "heldout").all()]

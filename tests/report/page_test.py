@@ -84,6 +84,86 @@ def test_the_planted_skill_is_on_top(workdir):
   assert order[0] == fake.WORST and sorted(order) == sorted(fake.FAILS)
 
 
+def planted_rows(page):
+  """The rows of the two tables about planted cells: [[text of a cell]]."""
+  part = page.source.split("Planted blind spots: found or not")[1].split("<h2>")[0]
+  rows = re.findall(r"<tr><td.*?</tr>", part, re.DOTALL)
+  cells = [re.findall(r"<td.*?</td>", row, re.DOTALL) for row in rows]
+  return [[" ".join(re.sub("<.*?>", "", c).split()) for c in row] for row in cells]
+
+
+def test_planted_cells_are_told_with_the_questions_they_took(workdir):
+  # Wrong: the numbers of the unseen pictures, of another method, the explained ones
+  # for the plain ones; a cell that nobody asked about left out.
+  _, rows, page = workdir
+  told = planted_rows(page)
+  found = []
+  for method in ("zero_shot", "grpo"):
+    own = rows[(rows["method"] == method) & (rows["split"] == "train")]
+    found.append(metrics.planted_truth(own, fake.CENSUS))
+  for (label, n, recall, precision, at_6000, area), own in zip(told, found):
+    assert (n, recall) == ("720", "1 of 2 explained: 1 of 2")
+    assert label in ("Zero Shot", "RL (GRPO)")
+    right = f"1 of {len(own['discovered'])}"
+    assert precision.startswith(right) and at_6000 == "– explained: –"
+    assert area == f"{own['area']:.3f} explained: {own['explained']['area']:.3f}"
+  after = [own["found_after"]["ocr/color=red"] for own in found]
+  assert told[2] == ["ocr/color=red", "90.0% of 400"] + [
+    f"{n} explained: {n}" for n in after
+  ]
+  assert told[3] == [fake.UNASKED, "80.1% of 311"] + ["– explained: –"] * 2
+  assert after[1] < after[0] and len(told) == 4
+
+
+def test_the_two_definitions_are_told_apart(a_copy):
+  # Wrong: one of them twice.
+  content = json.loads((a_copy / "metrics.json").read_text())
+  own = content["methods"]["grpo"]["during"]["planted"]
+  flagged = [{"weak": True}, {"weak": False}, {"weak": True}]
+  own |= {"found": [], "discovered": flagged, "area": 0.25, "n": 7000}
+  own |= {"at_6000": {"recall": 0.5, "precision": None}}
+  own["found_after"]["ocr/color=red"] = None
+  other = own["explained"]
+  other |= {"found": [fake.UNASKED, "x"], "discovered": flagged[:1], "area": 0.75}
+  other |= {"at_6000": {"recall": 1.0, "precision": None}}
+  other["found_after"]["ocr/color=red"] = 1234
+  other["curve"] = {"n": [0, 7000], "recall": [0.0, 1.0], "precision": [None, 1.0]}
+  (a_copy / "metrics.json").write_text(json.dumps(content))
+  page = Page(report.build(a_copy))
+  told = planted_rows(page)
+  assert told[1] == [
+    "RL (GRPO)", "7,000", "0 of 2 explained: 2 of 2", "2 of 3 explained: 1 of 1",
+    "50.0% explained: 100.0%", "0.250 explained: 0.750",
+  ]  # fmt: skip
+  assert told[2][3] == "– explained: 1,234"
+  plain, explained = re.findall(r"<figure><h3>Planted.*?</figure>", page.source, re.S)
+  assert ">7000<" not in plain and ">6000<" in explained
+
+
+def test_without_a_census_nothing_is_told_of_planted_cells(a_copy):
+  # Photographs, another answerer, an older metrics.json, no blind spot planted.
+  content = json.loads((a_copy / "metrics.json").read_text())
+  own = [p for m in content["methods"].values() for p in m.values()]
+  none, absent = own[:2], own[2]
+  for summary in none:
+    summary["planted"] = None
+  del absent["planted"]
+  own[3]["planted"]["planted"] = []
+  (a_copy / "metrics.json").write_text(json.dumps(content))
+  assert "Planted blind spots" not in Page(report.build(a_copy)).text
+
+
+def test_the_final_policy_is_told_of_when_nothing_else_is(a_copy):
+  content = json.loads((a_copy / "metrics.json").read_text())
+  for protocols in content["methods"].values():
+    protocols["during"]["planted"] = None
+  (a_copy / "metrics.json").write_text(json.dumps(content))
+  n = content["methods"]["grpo"]["after"]["questions"]
+  assert [row[1] for row in planted_rows(Page(report.build(a_copy)))[:2]] == [
+    str(n)
+  ] * 2
+
+
 def test_what_a_model_says_is_shown_and_never_run(a_copy):
   # Wrong: autoescape off, or text pasted into an attribute, a style, an SVG.
   harmless = Page(report.build(a_copy)).tags
@@ -101,6 +181,9 @@ def test_what_a_model_says_is_shown_and_never_run(a_copy):
   manifest = json.loads((a_copy / "manifest.json").read_text())
   manifest["models"]["answerer"] = manifest["argv"][0] = HOSTILE[1]
   (a_copy / "manifest.json").write_text(json.dumps(manifest))
+  text = (a_copy / "metrics.json").read_text()
+  text = text.replace(fake.UNASKED, json.dumps(HOSTILE[1])[1:-1])  # a cell's name
+  (a_copy / "metrics.json").write_text(text)
   page = Page(report.build(a_copy))
   assert set(page.tags) == set(harmless) and page.tags.count("style") == 1
   assert not [k for k, _ in page.attributes if k.startswith("on")]

@@ -1,0 +1,10 @@
+"""Question: what does a stronger pull to the untrained questioner change?"""
+
+from configs.ablations import paper
+
+
+def get_config():
+  c = paper.get_config()
+  c.methods = ("grpo",)
+  c.grpo.beta = 0.5
+  return c

@@ -1,0 +1,249 @@
+"""Runs several configs on several seeds and puts them into one table:
+
+  python -m launch.sweep --workdir ROOT \\
+    --configs configs/ablations/paper.py,configs/ablations/no_lexical.py \\
+    --seeds 0,1,2 [--config.key=value ...]
+  python -m launch.sweep --workdir ROOT --grid configs/grids/rewards.py
+
+One run after another, each in ROOT/<name of the config>/seed-<n> with its output in
+discover.log. A run that fails is reported and the others go on; the exit code is then
+1. Start it again to go on: what has a metrics.json is finished and skipped.
+`--config.key=value` holds for all runs.
+
+ROOT/table.md, table.json and table.csv have every run beside the Zero Shot of the same
+seed, wherever in the grid that was run (a config with "zero_shot" among its methods),
+and the means over the seeds. SD and LD are of equally many questions in the whole grid.
+"""
+
+import collections
+import datetime
+import json
+import pathlib
+import runpy
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from typing import NamedTuple
+
+import ml_collections
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "ROOT of the runs.", required=True)
+_CONFIGS = flags.DEFINE_list("configs", [], "configs/NAME.py[:arg], comma-separated.")
+_SEEDS = flags.DEFINE_list(
+  "seeds", [], "Whole numbers, comma-separated; the grid's own, or 0, when not given."
+)
+_GRID = flags.DEFINE_string(
+  "grid", None, "A file whose get_grid() gives configs, seeds and the paper's numbers."
+)
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only print the commands.")
+_TABLE_ONLY = flags.DEFINE_bool("table_only", False, "Only make the tables anew.")
+_OVERRIDE = "--config."
+
+
+class Arm(NamedTuple):
+  """One run of the grid.
+
+  Attributes:
+    name: of its config.
+    seed: of the run.
+    workdir: ROOT/<name>/seed-<n>.
+    command: that makes it.
+    config: what the command resolves to.
+  """
+
+  name: str
+  seed: int
+  workdir: pathlib.Path
+  command: list[str]
+  config: ml_collections.ConfigDict
+
+  def __str__(self) -> str:
+    return f"{self.name} seed {self.seed}"
+
+  @property
+  def finished(self) -> bool:
+    return (self.workdir / "metrics.json").is_file()
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+  """The flags of this command; `--config.key=value` is left for the runs."""
+  own = [argument for argument in argv if not argument.startswith(_OVERRIDE)]
+  overrides = [argument for argument in argv if argument.startswith(_OVERRIDE)]
+  return app.parse_flags_with_usage(own) + overrides
+
+
+def read_grid() -> tuple[list[str], list[int], dict]:
+  """Config paths, seeds and the paper's numbers, from --grid or the two lists."""
+  if bool(_GRID.value) == bool(_CONFIGS.value):
+    raise SystemExit("error: give --configs, or a --grid that names them")
+  grid = {"configs": _CONFIGS.value, "seeds": [0], "paper": {}}
+  if _GRID.value:
+    try:
+      grid |= runpy.run_path(_GRID.value)["get_grid"]()
+    except (OSError, KeyError) as error:
+      raise SystemExit(f"error: --grid {_GRID.value}: {error!r}") from None
+  if _SEEDS.value:
+    if not all(seed.strip().isdecimal() for seed in _SEEDS.value):
+      raise SystemExit(f"error: --seeds {','.join(_SEEDS.value)}: not whole numbers")
+    grid["seeds"] = [int(seed) for seed in _SEEDS.value]
+  return grid["configs"], grid["seeds"], grid["paper"]
+
+
+def resolve(path: str, arguments: list[str]) -> ml_collections.ConfigDict:
+  """The config that launch.discover would see, so that a mistake shows at once."""
+  argv = ["sweep", f"--config={path}", *arguments]
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+  try:
+    values(argv)
+    return values.config
+  except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as e:
+    message = " ".join(str(a) for a in e.args) or repr(e)
+    raise SystemExit(f"error: {path}: {message}") from None
+
+
+def make_arms(
+  root: pathlib.Path, paths: list[str], seeds: list[int], overrides: list[str]
+) -> list[Arm]:
+  """All runs of the grid: the configs in their order, each with all seeds."""
+  for override in overrides:
+    if "=" not in override or override.startswith(f"{_OVERRIDE}seed="):
+      raise SystemExit(f"error: {override}: --config.key=value, and seeds by --seeds")
+  arms = []
+  for path in paths:
+    file, _, argument = path.partition(":")
+    name = pathlib.Path(file).stem + (f"-{argument}" if argument else "")
+    name = name.replace("/", "_")
+    for seed in seeds:
+      folder = root / name / f"seed-{seed}"
+      keys = [f"{_OVERRIDE}seed={seed}", *overrides]
+      discover = [sys.executable, "-m", "launch.discover"]
+      command = [*discover, f"--config={path}", f"--workdir={folder}", *keys]
+      arms.append(Arm(name, seed, folder, command, resolve(path, keys)))
+  twice = [k for k, n in collections.Counter(a.workdir for a in arms).items() if n > 1]
+  if twice:
+    raise SystemExit(f"error: two runs of the grid have the same workdir {twice[0]}")
+  return arms
+
+
+def check_finished(arm: Arm) -> None:
+  """Refuses to take the run of another config for this one."""
+  from fmd_jax import records
+
+  config = arm.config.to_dict()
+  # How a run is kept and served changes none of its numbers.
+  free = [f"{part}.{key}" for part in ("checkpoint", "sidecar") for key in config[part]]
+  try:
+    records.check_config(arm.workdir, config, free)
+  except ValueError as error:
+    raise SystemExit(f"error: {error}") from None
+
+
+def run_all(arms: list[Arm]) -> list[Arm]:
+  """Runs what is not finished, one after another; returns what failed."""
+  begun, spent, failed = time.monotonic(), [], []
+  left = sum(not arm.finished for arm in arms)
+  for place, arm in enumerate(arms, 1):
+    head = f"[{place}/{len(arms)}] {arm}:"
+    if arm.finished:
+      print(f"{head} finished before, skipped", flush=True)
+      continue
+    log = arm.workdir / "discover.log"
+    print(f"{head} started; its output: {log}", flush=True)
+    arm.workdir.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    with open(log, "ab") as out:
+      code = subprocess.run(
+        arm.command, stdout=out, stderr=subprocess.STDOUT
+      ).returncode
+    seconds = time.monotonic() - start
+    left -= 1
+    if code:
+      failed.append(arm)
+      print(f"{head} FAILED with exit code {code}: {_last_line(log)}", flush=True)
+    else:
+      spent.append(seconds)
+      print(f"{head} finished in {_clock(seconds)}", flush=True)
+    remaining = _clock(left * sum(spent) / len(spent)) if spent else "unknown"
+    elapsed = _clock(time.monotonic() - begun)
+    print(f"  elapsed {elapsed}, remaining about {remaining}", flush=True)
+  return failed
+
+
+def _clock(seconds: float) -> str:
+  return str(datetime.timedelta(seconds=round(seconds)))
+
+
+def _last_line(log: pathlib.Path) -> str:
+  lines = log.read_text(errors="replace").splitlines()
+  return next((line for line in reversed(lines) if line.strip()), "no output")
+
+
+def write_tables(root: pathlib.Path, arms: list[Arm], paper: dict) -> None:
+  """Measures the finished runs and writes the three tables; prints the first."""
+  from fmd_jax.metrics import grid
+  from fmd_jax.records.files import write_atomic
+
+  done = [arm for arm in arms if arm.finished]
+  if not done:
+    raise SystemExit(f"error: no run of the grid in {root} is finished")
+
+  def embed(texts: list[str]):
+    # Imported only now: these bring jax with them.
+    from fmd_jax import discover, evaluate
+
+    config = json.loads((done[0].workdir / "config.json").read_text())
+    config = ml_collections.ConfigDict(config)
+    with discover.serve_roles(config, root, ("embedder",)) as models:
+      return evaluate.embed_distinct(models["embedder"], texts)
+
+  runs = [run for arm in done for run in grid.read(arm.workdir, arm.name, arm.seed)]
+  table = grid.make_table(runs, embed, paper)
+  table["unfinished"] = [str(arm) for arm in arms if not arm.finished]
+  text = grid.markdown(table)
+  if table["unfinished"]:
+    text += f"\nNot finished: {', '.join(table['unfinished'])}.\n"
+  numbers = json.dumps(table, indent=2, allow_nan=False) + "\n"
+  write_atomic(root / "table.json", numbers.encode())
+  write_atomic(root / "table.csv", grid.long(table).to_csv(index=False).encode())
+  write_atomic(root / "table.md", text.encode())
+  print(f"\n{text}\nTables: {root / 'table.md'}, table.json, table.csv")
+
+
+def main(argv: list[str]) -> None:
+  overrides = [argument for argument in argv[1:] if argument.startswith(_OVERRIDE)]
+  if len(argv) > 1 + len(overrides):
+    unknown = [argument for argument in argv[1:] if argument not in overrides]
+    raise app.UsageError(f"unknown arguments: {' '.join(unknown)}")
+  logging.set_verbosity(logging.INFO)
+  # As an exception, which ends the run under way too.
+  for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, _: sys.exit(128 + number))
+  root = pathlib.Path(_WORKDIR.value)
+  paths, seeds, paper = read_grid()
+  arms = make_arms(root, paths, seeds, overrides)
+  failed = []
+  if not _TABLE_ONLY.value:
+    for arm in arms:
+      if arm.finished:
+        check_finished(arm)
+    if _DRY_RUN.value:
+      for arm in arms:
+        note = f"# {arm} is finished: " if arm.finished else ""
+        print(f"{note}{shlex.join(arm.command)}")
+      return
+    failed = run_all(arms)
+  try:
+    write_tables(root, arms, paper)
+  except (ValueError, OSError, RuntimeError) as error:
+    raise SystemExit(f"error: {error}") from error
+  if failed:
+    raise SystemExit(f"error: failed: {', '.join(map(str, failed))}")
+
+
+if __name__ == "__main__":
+  app.run(main, flags_parser=parse_flags)
