@@ -25,6 +25,7 @@ TRAINER = [
   "protobuf>=6.31.1",
   "pyarrow",
   "safetensors",
+  "scipy",
   "tokenizers",
   "tqdm",
 ]

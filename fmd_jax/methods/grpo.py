@@ -17,7 +17,7 @@ from fmd_jax.questioner.parsing import token_slots
 from fmd_jax.questioner.sampler import Samples
 from fmd_jax.records.measurements import Measurements
 from fmd_jax.records.writer import drop_steps
-from fmd_jax.update import TrainBatch, init_state, make_update_fn
+from fmd_jax.update import TrainBatch, init_state, make_update_fn, trim
 
 NAME = "grpo"
 
@@ -86,7 +86,7 @@ def run(run: Run) -> None:
         pixel_values=None if frozen_vision else inputs.pixel_values,
         plan=None if frozen_vision else inputs.plan,
       )
-      state, metrics = update(state, batch)
+      state, metrics = update(state, trim(batch))
       metrics = {name: float(v) for name, v in jax.device_get(metrics).items()}
       clock.append(time.perf_counter())
 

@@ -14,7 +14,7 @@ from fmd_jax import models
 from fmd_jax.questioner.agent import Agent
 from fmd_jax.questioner.parsing import parse_response
 from fmd_jax.rewards import prefix
-from fmd_jax.testbed import dataset, recipe
+from fmd_jax.testbed import census, dataset, recipe
 from fmd_jax.testbed.planted import BLIND_SPOTS, blind_spot
 from fmd_jax.types import ImageExample
 from fmd_jax.world import drawing, png
@@ -193,11 +193,13 @@ def _section(name: str, report: dict) -> str:
 
 
 def install(shop: recipe.Workshop, report: dict) -> None:
-  """Replaces the package's checkpoints of one set, and its part of the card."""
+  """Replaces the package's checkpoints of one set, its census and part of the card."""
   ASSETS.mkdir(exist_ok=True)
   for role in shop.member.roles:
     name = role if shop.name == "base" else f"{role}_{shop.name}"
     shutil.copytree(shop.workdir / role, ASSETS / name, dirs_exist_ok=True)
+    if role == "answerer":
+      census.write(ASSETS / name, report["spots"])
   path = ASSETS / "card.json"
   card = json.loads(path.read_text()) if path.is_file() else {}
   card = {

@@ -26,7 +26,7 @@ from fmd_jax.world.oracle import judge_question
 from fmd_jax.world.scenes import Scene, sample_scene
 
 _IMAGES, _GROUP = 12, 8
-_MEMORY = 0.95  # of the running shares
+_MEMORY = 0.98  # of the running shares: of the last 10 000 questions, about
 _LEAST, _MOST = 0.3, 6.0  # reward of a valid question
 
 

@@ -74,13 +74,13 @@ BROAD_MIX = {
 # Then the long tail that a pre-trained model has: a few openers and the easy skills
 # hold most of the questions, the rest is rare and within reach. In percent.
 TAIL_MIX = {
-  "existence": 26.0,
-  "color": 28.0,
-  "shape": 21.0,
+  "existence": 24.0,
+  "color": 26.0,
+  "shape": 20.0,
   "size": 4.0,
   "pattern": 4.0,
   "counting_all": 0.8,
-  "counting_attribute": 3.0,
+  "counting_attribute": 6.5,
   "left_right": 1.0,
   "above_below": 1.0,
   "quadrant": 1.0,
@@ -88,7 +88,7 @@ TAIL_MIX = {
   "nearest": 1.0,
   "same_different": 1.0,
   "larger": 0.8,
-  "ocr": 3.0,
+  "ocr": 4.5,
   "orientation": 0.8,
   "negation": 1.0,
   "majority": 0.8,

@@ -8,10 +8,13 @@ import pytest
 from fmd_jax import models
 from fmd_jax.models.processor import Processor
 from fmd_jax.prompts import render
-from fmd_jax.testbed.card import ASSETS, NAMES
+from fmd_jax.testbed.card import ASSETS
 from fmd_jax.world.drawing import render as draw
 from fmd_jax.world.scenes import sample_scene
 from fmd_jax.world.skills import EASY_SKILLS, SKILLS
+
+
+NAMES = sorted(path.parent.name for path in ASSETS.glob("*/config.json"))
 
 
 @pytest.mark.parametrize("name", NAMES)
