@@ -68,6 +68,8 @@ def get_config() -> ml_collections.ConfigDict:
   c.optimizer.eps = 1e-8
   c.optimizer.weight_decay = 0.0
   c.optimizer.warmup_steps = 10
+  # The rate falls along a cosine to this share of it at the last step; 1: constant.
+  c.optimizer.end_scale = 1.0
   c.optimizer.max_grad_norm = 1.0
   c.optimizer.frozen = ("visual",)  # name prefixes of parameters left alone
 

@@ -1,14 +1,14 @@
 """Runs several configs on several seeds and puts them into one table:
 
   python -m launch.sweep --workdir ROOT \\
-    --configs configs/ablations/paper.py,configs/ablations/no_lexical.py \\
+    --configs configs/ablations.py:default,configs/ablations.py:no_lexical \\
     --seeds 0,1,2 [--config.key=value ...]
   python -m launch.sweep --workdir ROOT --grid configs/grids/rewards.py
 
-One run after another, each in ROOT/<name of the config>/seed-<n> with its output in
-discover.log. A run that fails is reported and the others go on; the exit code is then
-1. Start it again to go on: what has a metrics.json is finished and skipped.
-`--config.key=value` holds for all runs.
+One run after another, or `--jobs` at a time, each in ROOT/<row>/seed-<n>
+with its output in discover.log. A run that fails is reported and the others go on; the
+exit code is then 1. Start it again to go on: what has a metrics.json is finished and
+skipped. `--config.key=value` holds for all runs.
 
 ROOT/table.md, table.json and table.csv have every run beside the Zero Shot of the same
 seed, wherever in the grid that was run (a config with "zero_shot" among its methods),
@@ -39,6 +39,7 @@ _SEEDS = flags.DEFINE_list(
 _GRID = flags.DEFINE_string(
   "grid", None, "A file whose get_grid() gives configs, seeds and the paper's numbers."
 )
+_JOBS = flags.DEFINE_integer("jobs", 1, "Runs at the same time.", lower_bound=1)
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only print the commands.")
 _TABLE_ONLY = flags.DEFINE_bool("table_only", False, "Only make the tables anew.")
 _OVERRIDE = "--config."
@@ -116,8 +117,7 @@ def make_arms(
   arms = []
   for path in paths:
     file, _, argument = path.partition(":")
-    name = pathlib.Path(file).stem + (f"-{argument}" if argument else "")
-    name = name.replace("/", "_")
+    name = (argument or pathlib.Path(file).stem).replace("/", "_")
     for seed in seeds:
       folder = root / name / f"seed-{seed}"
       keys = [f"{_OVERRIDE}seed={seed}", *overrides]
@@ -143,35 +143,51 @@ def check_finished(arm: Arm) -> None:
     raise SystemExit(f"error: {error}") from None
 
 
-def run_all(arms: list[Arm]) -> list[Arm]:
-  """Runs what is not finished, one after another; returns what failed."""
-  begun, spent, failed = time.monotonic(), [], []
-  left = sum(not arm.finished for arm in arms)
-  for place, arm in enumerate(arms, 1):
-    head = f"[{place}/{len(arms)}] {arm}:"
-    if arm.finished:
-      print(f"{head} finished before, skipped", flush=True)
-      continue
-    log = arm.workdir / "discover.log"
-    print(f"{head} started; its output: {log}", flush=True)
-    arm.workdir.mkdir(parents=True, exist_ok=True)
-    start = time.monotonic()
-    with open(log, "ab") as out:
-      code = subprocess.run(
-        arm.command, stdout=out, stderr=subprocess.STDOUT
-      ).returncode
-    seconds = time.monotonic() - start
-    left -= 1
-    if code:
-      failed.append(arm)
-      print(f"{head} FAILED with exit code {code}: {_last_line(log)}", flush=True)
-    else:
-      spent.append(seconds)
-      print(f"{head} finished in {_clock(seconds)}", flush=True)
-    remaining = _clock(left * sum(spent) / len(spent)) if spent else "unknown"
-    elapsed = _clock(time.monotonic() - begun)
-    print(f"  elapsed {elapsed}, remaining about {remaining}", flush=True)
+def run_all(arms: list[Arm], jobs: int) -> list[Arm]:
+  """Runs what is not finished, `jobs` at a time; returns what failed."""
+  begun, failed, running, number = time.monotonic(), [], [], len(arms)
+  waiting = [(f"[{i}/{number}] {arm}:", arm) for i, arm in enumerate(arms, 1)]
+  left, ended = sum(not arm.finished for arm in arms), 0
+  try:
+    while waiting or running:
+      while waiting and len(running) < jobs:
+        head, arm = waiting.pop(0)
+        if arm.finished:
+          print(f"{head} finished before, skipped", flush=True)
+        else:
+          running.append((head, arm, time.monotonic(), _start(head, arm)))
+      for each in list(running):
+        head, arm, start, process = each
+        if process.poll() is None:
+          continue
+        running.remove(each)
+        left, ended = left - 1, ended + 1
+        if process.returncode:
+          failed.append(arm)
+          code, last = process.returncode, _last_line(_log(arm))
+          print(f"{head} FAILED with exit code {code}: {last}", flush=True)
+        else:
+          print(f"{head} finished in {_clock(time.monotonic() - start)}", flush=True)
+        elapsed = time.monotonic() - begun
+        remaining = _clock(left * elapsed / ended)
+        print(f"  elapsed {_clock(elapsed)}, remaining about {remaining}", flush=True)
+      time.sleep(0.1)
+  finally:
+    for *_, process in running:
+      process.kill()
+      process.wait()
   return failed
+
+
+def _log(arm: Arm) -> pathlib.Path:
+  return arm.workdir / "discover.log"
+
+
+def _start(head: str, arm: Arm) -> subprocess.Popen:
+  print(f"{head} started; its output: {_log(arm)}", flush=True)
+  arm.workdir.mkdir(parents=True, exist_ok=True)
+  with open(_log(arm), "ab") as out:
+    return subprocess.Popen(arm.command, stdout=out, stderr=subprocess.STDOUT)
 
 
 def _clock(seconds: float) -> str:
@@ -236,7 +252,7 @@ def main(argv: list[str]) -> None:
         note = f"# {arm} is finished: " if arm.finished else ""
         print(f"{note}{shlex.join(arm.command)}")
       return
-    failed = run_all(arms)
+    failed = run_all(arms, _JOBS.value)
   try:
     write_tables(root, arms, paper)
   except (ValueError, OSError, RuntimeError) as error:

@@ -13,6 +13,7 @@ import time
 import pandas as pd
 import pytest
 
+from configs import ablations
 from configs.grids import rewards
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -208,6 +209,24 @@ def test_the_run_under_way_ends_with_the_sweep(grid):
     os.kill(int(pid.read_text()), 0)
 
 
+def test_jobs_run_side_by_side(grid):
+  # One after another, the first would sleep for long before the second starts.
+  process = subprocess.Popen(
+    command("--configs=slow.py,full.py", "--jobs=2"),
+    cwd=grid,
+    env=environment(),
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+  for line in process.stdout:
+    if line.startswith("[2/2] full seed 0: finished"):
+      break
+  process.send_signal(signal.SIGTERM)
+  assert process.wait(timeout=60) == 143
+  assert not (grid / "runs/slow/seed-0/metrics.json").exists()
+  assert (grid / "runs/full/seed-0/metrics.json").exists()
+
+
 @pytest.mark.parametrize(
   ("arguments", "expected"),
   [
@@ -237,5 +256,5 @@ def test_the_shipped_grid():
     text=True,
   )
   assert run.returncode == 0, run.stderr
-  assert len(run.stdout.splitlines()) == len(rewards.ARMS) * 3
-  assert set(rewards.PAPER) <= {"zero_shot", *rewards.ARMS}
+  assert len(run.stdout.splitlines()) == len(ablations.ROWS) * 3
+  assert set(rewards.PAPER) <= {"zero_shot", *ablations.ROWS}

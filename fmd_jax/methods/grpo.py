@@ -31,7 +31,10 @@ def run(run: Run) -> None:
   # ---- state: from the folder, or from the last checkpoint -----------------------
   optimizer = optim.make_optimizer(
     optim.learning_rate_schedule(
-      config.optimizer.learning_rate, warmup_steps=config.optimizer.warmup_steps
+      config.optimizer.learning_rate,
+      warmup_steps=config.optimizer.warmup_steps,
+      decay_steps=max(config.steps - config.optimizer.warmup_steps, 1),
+      end_scale=config.optimizer.end_scale,
     ),
     b1=config.optimizer.b1,
     b2=config.optimizer.b2,
@@ -138,7 +141,8 @@ def _credit_question(
 ) -> tuple[jax.Array, jax.Array]:
   """Ours: each token its question's; [B, G, T] to train and [B, G, K] to record."""
   k = run.config.questions_per_image
-  spelled = token_slots(samples.tokens, samples.lengths, run.agent.processor.decode, k)
+  tokens, lengths = jax.device_get((samples.tokens, samples.lengths))
+  spelled = token_slots(tokens, lengths, run.agent.processor.decode, k)
   # K more "tokens", one of each slot, show the advantages of the slots themselves.
   each = np.broadcast_to(np.arange(k), (*result.mask.shape, k))
   advantages = rl.question_advantages(

@@ -146,7 +146,7 @@ def _valid(run: Asked) -> list[str]:
   return run.rows.loc[flags(run.rows)["valid"], "question"].tolist()
 
 
-def _diversities(runs, vectors) -> tuple[list[dict[str, float | None]], int | None]:
+def _diversities(runs, vectors) -> tuple[list[dict[str, Any]], int | None]:
   """SD and LD of each run at one N, their number of valid questions, and this N."""
   valid = [_valid(run) for run in runs]
   common = min((len(questions) for questions in valid if questions), default=0)

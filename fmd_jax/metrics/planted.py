@@ -227,7 +227,7 @@ def _course(questions, census, weak, planted, stops, explained) -> dict[str, Any
   def after(n: int) -> list[Found]:
     return discovered(questions.first(n), len(census), explained=explained)
 
-  steps, names = [after(n) for n in stops], list(census)
+  steps, names = [after(n) for n in stops.tolist()], list(census)
   found, points = steps[-1], [scores(step) for step in steps]
   curve = {key: [point[key] for point in points] for key in ("recall", "precision")}
   curve = {"n": stops.tolist(), **curve}

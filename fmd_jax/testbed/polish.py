@@ -2,9 +2,10 @@
 
 Fine-tuning teaches the grammar in minutes and grounding hardly at all at temperature 1:
 it says "the red circle" where there is none. The oracle's validity as the only reward
-mends that in some hundred steps. A valid question of a skill that is rarer than it was
-meant to be earns more, in proportion, so that the safe skills don't push out the rest:
-one whose questions are valid half of the time settles at about a third of its share.
+mends that in some hundred steps. A valid question of a skill or planted cell that is
+rarer than it was meant to be earns more, in proportion, so that the safe skills don't
+push out the rest: one whose questions are valid half of the time settles at about a
+third of its share.
 """
 
 import collections
@@ -22,32 +23,53 @@ from fmd_jax.questioner.parsing import parse_response
 from fmd_jax.types import ImageExample
 from fmd_jax.update import TrainBatch, init_state, make_update_fn
 from fmd_jax.world import drawing, png
-from fmd_jax.world.oracle import judge_question
+from fmd_jax.world.oracle import QuestionVerdict, judge_question
 from fmd_jax.world.scenes import Scene, sample_scene
 
 _IMAGES, _GROUP = 12, 8
 _MEMORY = 0.98  # of the running shares: of the last 10 000 questions, about
-_LEAST, _MOST = 0.3, 6.0  # reward of a valid question
+_LEAST, _MOST = 0.3, 10.0  # reward of a valid question
+# Divided by a group's own std, a rare skill's high reward is worth no more than another
+# group's 1, and half of its questions are invalid: it dies out (measured: LOG.md).
+_STD_FLOOR = 1.0
 
 
 class Shares:
-  """Running shares of the skills among valid questions, against their targets."""
+  """Running shares of skills and planted cells among valid questions, and targets."""
 
-  def __init__(self, weights: dict[str, float]):
-    total = sum(weights.values())
-    self.target = {skill: w / total for skill, w in weights.items()}
+  def __init__(self, weights: dict[str, float], cells: dict[str, float]):
+    """Starts at the targets.
+
+    Args:
+      weights: of the skills, all their cells included.
+      cells: of some cells, in the same unit; the rest of a skill is what is left.
+    """
+    own = dict(weights)
+    for cell, weight in cells.items():
+      own[cell.partition("/")[0]] -= weight
+    if min(own.values()) <= 0:
+      raise ValueError("the cells of a skill weigh no less than the skill")
+    own |= cells
+    total = sum(own.values())
+    self.target = {name: w / total for name, w in own.items()}
     self.running = dict(self.target)
+    self._cells = cells
 
-  def reward(self, skill: str) -> float:
-    """1, more for a skill that is asked too rarely, less for one asked too often."""
-    ratio = self.target[skill] / max(self.running[skill], 1e-4)
+  def name(self, verdict: QuestionVerdict) -> str:
+    """The cell of a valid question that has a share of its own, or its skill."""
+    own = (cell for cell in verdict.cells if cell in self._cells)
+    return next(own, verdict.skills[0])
+
+  def reward(self, name: str) -> float:
+    """1, more for what is asked too rarely, less for what is asked too often."""
+    ratio = self.target[name] / max(self.running[name], 1e-4)
     return min(max(ratio, _LEAST), _MOST)
 
-  def update(self, skills: list[str]) -> None:
-    counts = collections.Counter(skills)
-    for skill in self.running:
-      now = counts[skill] / max(len(skills), 1)
-      self.running[skill] = _MEMORY * self.running[skill] + (1 - _MEMORY) * now
+  def update(self, names: list[str]) -> None:
+    counts = collections.Counter(names)
+    for name in self.running:
+      now = counts[name] / max(len(names), 1)
+      self.running[name] = _MEMORY * self.running[name] + (1 - _MEMORY) * now
 
 
 def _rewards(
@@ -61,8 +83,8 @@ def _rewards(
       for question in parse_response(text, k):
         verdict = question and judge_question(question, scene)
         if verdict and verdict.valid:
-          rewards[i, g] += shares.reward(verdict.skills[0]) / k
-          valid.append(verdict.skills[0])
+          valid.append(shares.name(verdict))
+          rewards[i, g] += shares.reward(valid[-1]) / k
         else:
           rewards[i, g] -= 1 / k
   shares.update(valid)
@@ -70,7 +92,8 @@ def _rewards(
 
 
 def polish(
-  folder: str, kinds: tuple[int, ...], weights: dict[str, float], *,
+  folder: str, kinds: tuple[int, ...], weights: dict[str, float],
+  cells: dict[str, float], *,
   steps: int, learning_rate: float, beta: float, seed: int,
 ):  # fmt: skip
   """Trains the questioner of a folder; returns the model.
@@ -79,6 +102,7 @@ def polish(
     folder: the fine-tuned questioner.
     kinds: K of the responses; steps take turns.
     weights: the skills' intended weights.
+    cells: those of some cells, as parts of their skills'.
     steps: GRPO steps.
     learning_rate: of AdamW; falls to a tenth.
     beta: weight of the KL to the fine-tuned model.
@@ -112,7 +136,8 @@ def polish(
     allowed_tokens=agent.allowed_tokens,
     image_token_id=agent.model.config.image_token_id,
   )
-  rng, shares, start = random.Random(seed), Shares(weights), time.time()
+  rng, start = random.Random(seed), time.time()
+  shares = Shares(weights, cells)
   history: dict[int, list[float]] = collections.defaultdict(list)
   for step in range(steps):
     k = kinds[step % len(kinds)]
@@ -132,7 +157,7 @@ def polish(
       completions=samples.tokens,
       lengths=samples.lengths,
       old_logprobs=samples.logprobs,
-      advantages=rl.group_advantages(jnp.asarray(rewards), mask, 0.0),
+      advantages=rl.group_advantages(jnp.asarray(rewards), mask, _STD_FLOOR),
       response_mask=mask,
       image_features=samples.image_features,
     )

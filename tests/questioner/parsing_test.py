@@ -103,7 +103,7 @@ def spelled(pieces, k):
 
   # Then the end token, and whatever stands in the padding.
   ids = [*range(1, len(vocabulary)), 0, *range(len(vocabulary))]
-  got = parsing.token_slots(np.array([[ids]]), [[len(vocabulary)]], decode, k)
+  got = parsing.token_slots(np.array([[ids]]), np.array([[len(vocabulary)]]), decode, k)
   assert got.shape == (1, 1, len(ids))
   assert set(got[0, 0, len(pieces) :]) == {-1}
   return list(got[0, 0, : len(pieces)])
@@ -202,7 +202,7 @@ def test_token_slots_against_bytes():
       straddling += len(set(own)) > 1
     assert at == len(slots)
     ids = np.array(encoded.ids, int).reshape(1, 1, -1)
-    got = parsing.token_slots(ids, [[ids.size]], tokenizer.decode, 2)
+    got = parsing.token_slots(ids, np.array([[ids.size]]), tokenizer.decode, 2)
     assert got[0, 0].tolist() == wanted, text
   assert straddling
 
@@ -224,7 +224,9 @@ def test_tokens_of_a_slot_spell_its_question():
   found = 0
   for ids in rows:
     tokens = np.array(ids, int).reshape(1, 1, -1)
-    slots = parsing.token_slots(tokens, [[len(ids)]], processor.decode, 4)[0, 0]
+    slots = parsing.token_slots(tokens, np.array([[len(ids)]]), processor.decode, 4)[
+      0, 0
+    ]
     for slot, question in enumerate(parsing.parse_response(processor.decode(ids), 4)):
       own = list(itertools.compress(ids, slots == slot))
       # Off by one token, or by one slot, and another text comes out.

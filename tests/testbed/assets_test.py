@@ -13,7 +13,6 @@ from fmd_jax.world.drawing import render as draw
 from fmd_jax.world.scenes import sample_scene
 from fmd_jax.world.skills import EASY_SKILLS, SKILLS
 
-
 NAMES = sorted(path.parent.name for path in ASSETS.glob("*/config.json"))
 
 
