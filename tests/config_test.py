@@ -173,8 +173,6 @@ def test_the_paper_is_as_printed():
   printed = {
     "reward.terms": ("semantic", "lexical", "penalty"),
     "reward.lexical": "paper",
-    "reward.lambda_scale": 0.5,
-    "reward.lambda_penalty": 1.0,
     "advantage.std_floor": 0.0,
     "advantage.credit": "response",
   }

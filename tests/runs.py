@@ -4,14 +4,14 @@ import pathlib
 import subprocess
 import sys
 
-from configs import quickstart
+from configs import ablations, quickstart
 
 ROOT = pathlib.Path(__file__).parents[1]
 STEPS = 3
 
 
 def small_config(**changes):
-  """3 steps of 4 images x 3 responses x 2 questions on the embedded world."""
+  """3 steps of 4 images x 3 responses x 2 questions on the embedded world, eq. 5."""
   config = quickstart.get_config()
   config.steps = STEPS
   config.images_per_step = 4
@@ -20,6 +20,7 @@ def small_config(**changes):
   config.data.heldout = "testbed://?split=heldout&size=4"
   config.checkpoint.every = 2
   config.sidecar.threads = 1
+  config.update_from_flattened_dict(ablations.PAPER)
   config.update_from_flattened_dict(changes)
   return config
 

@@ -2,9 +2,9 @@
 
     python -m launch.sweep --workdir DIR --grid configs/grids/rewards.py [--jobs 2]
 
-36 runs of about 3 minutes; Zero Shot, of the `default` runs, is the same for all rows.
-The paper's numbers are of Qwen2.5-VL-3B on COCO, these of tiny models on tiny scenes:
-the directions can be compared, the sizes can't.
+36 runs of about 4 minutes on a core; Zero Shot, of the `default` runs, is the same for
+all rows. The paper's numbers are of Qwen2.5-VL-3B on COCO, these of tiny models on tiny
+scenes: the directions can be compared, the sizes can't.
 """
 
 from configs import ablations

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from fmd_jax import discover, records, rewards, rollout
+from fmd_jax.inference.engines.minilm import MiniLMEngine
 from fmd_jax.inference.engines.scripted import ScriptedEngine
 from fmd_jax.methods import grpo
 from fmd_jax.models.processor import Processor
 from fmd_jax.questioner.parsing import parse_response
 from fmd_jax.types import CRITERIA, ImageExample
+from tests.rewards.bruteforce import recompute_rewards
 from tests.runs import small_config
 
 STEPS = 2
@@ -134,7 +136,7 @@ def test_records_hold_what_was_credited(judged, credit, expected):
 
 
 def test_a_run_with_credit_per_question(tmp_path, monkeypatch):
-  """What the update got, token by token, against what the rows say."""
+  """What the update got, token by token, against what the rows say; our reward."""
   batches, make_update_fn = [], grpo.make_update_fn
 
   def watched(*args, **kwargs):
@@ -150,13 +152,28 @@ def test_a_run_with_credit_per_question(tmp_path, monkeypatch):
 
   monkeypatch.setattr(grpo, "make_update_fn", watched)
   config = small_config(
-    **{"methods": ("grpo",), "steps": STEPS, "advantage.credit": "question"}
+    **{
+      "methods": ("grpo",),
+      "steps": STEPS,
+      "advantage.credit": "question",
+      "advantage.std_floor": 0.2,
+      "reward.lexical": "relative",
+    }
   )
   discover.discover(config, tmp_path)
   rows = records.read(tmp_path, "grpo")
+  recomputed = recompute_rewards(
+    rows,
+    MiniLMEngine().embed,
+    config.reward.terms,
+    (config.reward.lambda_scale, config.reward.lambda_penalty),
+    config.reward.prefix_length,
+    "relative",
+  )
+  np.testing.assert_allclose(rows["reward"], recomputed["reward"], atol=1e-5)
   for _, group in rows.groupby(["step", "group_id"], sort=False):
     reward = group["reward"].to_numpy(float)
-    wanted = (reward - reward.mean()) / (reward.std(ddof=1) + 1e-6)
+    wanted = (reward - reward.mean()) / (max(reward.std(ddof=1), 0.2) + 1e-6)
     wanted = wanted if np.ptp(reward) > 0 else np.zeros_like(reward)
     np.testing.assert_allclose(group["advantage"].to_numpy(float), wanted, atol=1e-4)
   # With the response's advantage in both rows of a response this would be 0.

@@ -215,6 +215,7 @@ def test_tokens_of_a_slot_spell_its_question():
   )
   rng = np.random.default_rng(1)
   allowed = np.setdiff1d(np.arange(processor.vocab_size), processor.special_ids)
+  allowed = allowed.tolist()
   tags = [i for i in allowed if "response_" in processor.decode([i])]
   assert tags
   rows = [processor.tokens(text) for text in responses(100, seed=2)]
@@ -224,9 +225,8 @@ def test_tokens_of_a_slot_spell_its_question():
   found = 0
   for ids in rows:
     tokens = np.array(ids, int).reshape(1, 1, -1)
-    slots = parsing.token_slots(tokens, np.array([[len(ids)]]), processor.decode, 4)[
-      0, 0
-    ]
+    lengths = np.array([[len(ids)]])
+    slots = parsing.token_slots(tokens, lengths, processor.decode, 4)[0, 0]
     for slot, question in enumerate(parsing.parse_response(processor.decode(ids), 4)):
       own = list(itertools.compress(ids, slots == slot))
       # Off by one token, or by one slot, and another text comes out.
