@@ -13,6 +13,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from fmd_jax.metrics.diversity import prefix_entropy, rarefied, vendi
+from fmd_jax.metrics.planted import BUDGET, area_ratio
 from fmd_jax.metrics.rates import compare, flags, rates
 
 BASELINE = "zero_shot"
@@ -28,11 +29,14 @@ METRICS = {
   "sd_ratio": ("SD / Zero Shot", 2),
   "ld": ("LD", 3),
   "ld_ratio": ("LD / Zero Shot", 2),
+  # Of the first 6000 questions, or of all where fewer were asked; see `planted`.
   "recall": ("planted: recall", 2),
-  "precision": ("planted: precision", 2),
-  "area": ("planted: area", 2),
+  "precision": ("precision", 2),
+  "recall_explained": ("recall, explained", 2),
+  "precision_explained": ("precision, explained", 2),
+  "area": ("area", 2),
+  "area_ratio": ("area / Zero Shot", 2),
 }
-PLANTED = ("recall", "precision", "area")
 _COLUMNS = ["image_id", "status", "question", "valid", "correct"]
 
 
@@ -45,7 +49,7 @@ class Asked(NamedTuple):
     method: e.g. "grpo".
     protocol: "during" or "after".
     rows: the evaluator's verdicts: image_id, status, question, valid, correct.
-    planted: recall, precision and area of the planted failures; {} when unknown.
+    planted: what `planted_truth` says of it; {} when unknown.
   """
 
   arm: str
@@ -183,9 +187,20 @@ def _against_zero_shot(runs, diversities, place: int) -> dict[str, Any]:
     for name in ("sd", "ld"):
       a, b = own[name], diversities[base][name]
       cells[f"{name}_ratio"] = _cell(None if a is None or not b else a / b)
-  cells |= {name: _cell(run.planted.get(name)) for name in PLANTED}
+    cells["area_ratio"] = _cell(area_ratio(run.planted, runs[base].planted))
+  cells |= _planted(run.planted)
   nothing = _cell(None)
   return {"valid": own["valid"], **{name: cells.get(name, nothing) for name in METRICS}}
+
+
+def _planted(known: Mapping[str, Any]) -> dict[str, Any]:
+  """Recall and precision within the budget, and the area, from what a run knows."""
+  cells = {"area": _cell(known.get("area"))}
+  for suffix, part in (("", known), ("_explained", known.get("explained") or {})):
+    part = part.get(f"at_{BUDGET}") or part
+    for name in ("recall", "precision"):
+      cells[f"{name}{suffix}"] = _cell(part.get(name))
+  return cells
 
 
 def _baseline(runs: Sequence[Asked], run: Asked) -> int | None:

@@ -73,7 +73,7 @@ def render(run: Run) -> str:
     methods=run.methods,
     curves=_curves(run),
     diagnostics=_diagnostics(run),
-    planted=planted.section(run),
+    planted=planted.parts(run),
     group_noun="skill" if failures.knows_skills(run.evaluations) else "beginning",
     groups=_worst_groups(run),
     table=_table(run),

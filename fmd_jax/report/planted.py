@@ -6,7 +6,10 @@ from fmd_jax.report import charts
 from fmd_jax.report.parts import Chart, Estimate, percent
 from fmd_jax.report.reading import Method, Run
 
-PROTOCOLS = ("during", "after")  # the first that has data is shown
+PROTOCOLS = {
+  "during": "While training",
+  "after": "The final policy, on pictures it never saw",
+}
 WAYS = (
   ("Planted cells found", "Each cell tested by itself"),
   ("Planted cells found, explained", "Without the questions of cells already found"),
@@ -14,25 +17,28 @@ WAYS = (
 Found = list[tuple[Method, dict[str, Any]]]  # of metrics.json, "planted"
 
 
-class Section(NamedTuple):
-  """What the section shows.
+class Part(NamedTuple):
+  """What is shown of one protocol.
 
   Attributes:
+    title: which one.
     methods: each with its numbers, by heading.
     curves: recall against questions.
     cells: planted cell, its rate in the census, and after how many questions each
       method found it.
   """
 
+  title: str
   methods: list[tuple[Method, dict[str, Estimate]]]
   curves: list[Chart]
   cells: list[tuple[str, Estimate, list[tuple[Method, Estimate]]]]
 
 
-def section(run: Run) -> Section | None:
-  """The section of a run; None where no blind spot is known."""
+def parts(run: Run) -> list[Part]:
+  """What is known of a run's planted blind spots; nothing where there are none."""
   summaries = run.metrics.get("methods", {})
-  for protocol in PROTOCOLS:
+  out = []
+  for protocol, title in PROTOCOLS.items():
     found = []
     for method in run.methods:
       summary = summaries.get(method.name, {}).get(protocol, {})
@@ -41,8 +47,8 @@ def section(run: Run) -> Section | None:
         found.append((method, planted))
     if found:
       numbers = [(method, _numbers(planted)) for method, planted in found]
-      return Section(numbers, _curves(found), _cells(found))
-  return None
+      out.append(Part(title, numbers, _curves(found), _cells(found)))
+  return out
 
 
 def _ways(planted: dict[str, Any]) -> tuple[dict[str, Any], ...]:

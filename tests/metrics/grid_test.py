@@ -227,3 +227,35 @@ def test_read(tmp_path):
   table = grid.make_table(runs, embed)
   # The unscored row counts as neither valid nor asked in vain: 3 of 7.
   assert row_of(table, "bare", protocol="after")["qvr"]["value"] == pytest.approx(3 / 7)
+
+
+def planted(n, recall, **more):
+  """A course of `planted_truth` whose recall climbs from 0 to `recall` at n."""
+  curve = {"n": [0, n], "recall": [0.0, recall]}
+  return {"n": n, "recall": recall, "precision": 1.0, "curve": curve, **more}
+
+
+def test_planted_numbers_are_those_of_the_first_6000():
+  # Of all 12 000, recall would be 1 and explained 0.8; the ratio of the whole areas,
+  # .5 / .25, would be 2 instead of the 1 of the 6000 that both have asked.
+  full = planted(
+    12_000,
+    1.0,
+    area=0.5,
+    at_6000={"recall": 0.5, "precision": 0.75},
+    explained={"recall": 0.8, "at_6000": {"recall": 0.4, "precision": 0.9}},
+  )
+  few = planted(6000, 0.5, area=0.25, at_6000=None, explained={"recall": 0.3})
+  runs = [
+    asked("full", ZERO_SHOT, "zero_shot", planted=few),
+    asked("full", BARE, planted=full),
+  ]
+  table = grid.make_table(runs, embed)
+  names = ("recall", "precision", "recall_explained", "precision_explained")
+  for row, wanted in (
+    ("full", (0.5, 0.75, 0.4, 0.9)),
+    ("zero_shot", (0.5, 1, 0.3, None)),
+  ):
+    assert tuple(row_of(table, row)[name]["value"] for name in names) == wanted
+  assert row_of(table, "full")["area_ratio"]["value"] == pytest.approx(1)
+  assert row_of(table, "zero_shot")["area_ratio"]["value"] is None

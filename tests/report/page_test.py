@@ -85,7 +85,7 @@ def test_the_planted_skill_is_on_top(workdir):
 
 
 def planted_rows(page):
-  """The rows of the two tables about planted cells: [[text of a cell]]."""
+  """The rows of the tables about planted cells, two a protocol: [[text of a cell]]."""
   part = page.source.split("Planted blind spots: found or not")[1].split("<h2>")[0]
   rows = re.findall(r"<tr><td.*?</tr>", part, re.DOTALL)
   cells = [re.findall(r"<td.*?</td>", row, re.DOTALL) for row in rows]
@@ -112,7 +112,10 @@ def test_planted_cells_are_told_with_the_questions_they_took(workdir):
     f"{n} explained: {n}" for n in after
   ]
   assert told[3] == [fake.UNASKED, "80.1% of 311"] + ["– explained: –"] * 2
-  assert after[1] < after[0] and len(told) == 4
+  assert after[1] < after[0]
+  # The final policy comes second, of other rows.
+  asked = rows[rows["split"] == "heldout"].groupby("method").size()
+  assert len(told) == 8 and told[4][1] == str(asked["zero_shot"]) != told[0][1]
 
 
 def test_the_two_definitions_are_told_apart(a_copy):
@@ -136,7 +139,9 @@ def test_the_two_definitions_are_told_apart(a_copy):
     "50.0% explained: 100.0%", "0.250 explained: 0.750",
   ]  # fmt: skip
   assert told[2][3] == "– explained: 1,234"
-  plain, explained = re.findall(r"<figure><h3>Planted.*?</figure>", page.source, re.S)
+  figures = re.findall(r"<figure><h3>Planted.*?</figure>", page.source, re.S)
+  plain, explained, *after = figures
+  assert len(after) == 2
   assert ">7000<" not in plain and ">6000<" in explained
 
 
