@@ -71,7 +71,7 @@ def census(
   chain = itertools.chain.from_iterable
   right = _answer(model, processor, folder, np.concatenate(features), cases)
   return {
-    "answerer": f"testbed/{folder.name}@{hf._revision(str(folder))}",
+    "answerer": f"testbed/{folder.name}@{hf.revision(str(folder))}",
     "cells": tally(chain(cases), chain(right), planted),
   }
 

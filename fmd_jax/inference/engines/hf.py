@@ -93,7 +93,7 @@ class HFEngine:
     self._pad_id = self._tokenizer.pad_token_id or 0
     self._pixels: OrderedDict[str, tuple[Any, Any]] = OrderedDict()
     self._pixel_bytes = 0
-    self.name, self.revision = name, _revision(folder)
+    self.name, self.revision = name, revision(folder)
 
   def generate(self, requests: Sequence[Request]) -> list[Reply]:
     rows, failed, pixels = self._prepare(requests)
@@ -345,7 +345,7 @@ def _eos_ids(generation_config: Any, config: Any, tokenizer: Any) -> frozenset[i
   return frozenset(found - {None})
 
 
-def _revision(folder: str) -> str:
+def revision(folder: str) -> str:
   """Twelve digits of a hash over the weights and the config; "" for a hub id."""
   path = pathlib.Path(folder)
   if not path.is_dir():
