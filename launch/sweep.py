@@ -37,7 +37,9 @@ _SEEDS = flags.DEFINE_list(
   "seeds", [], "Whole numbers, comma-separated; the grid's own, or 0, when not given."
 )
 _GRID = flags.DEFINE_string(
-  "grid", None, "A file whose get_grid() gives configs, seeds and the paper's numbers."
+  "grid",
+  None,
+  "A file whose get_grid() gives configs, seeds, paper (numbers), reference (row).",
 )
 _JOBS = flags.DEFINE_integer("jobs", 1, "Runs at the same time.", lower_bound=1)
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only print the commands.")
@@ -78,10 +80,10 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def read_grid() -> tuple[list[str], list[int], dict]:
-  """Config paths, seeds and the paper's numbers, from --grid or the two lists."""
+  """Config paths, seeds and `make_table`'s options, from --grid or the two lists."""
   if bool(_GRID.value) == bool(_CONFIGS.value):
     raise SystemExit("error: give --configs, or a --grid that names them")
-  grid = {"configs": _CONFIGS.value, "seeds": [0], "paper": {}}
+  grid = {"configs": _CONFIGS.value, "seeds": [0], "paper": {}, "reference": None}
   if _GRID.value:
     try:
       grid |= runpy.run_path(_GRID.value)["get_grid"]()
@@ -91,7 +93,7 @@ def read_grid() -> tuple[list[str], list[int], dict]:
     if not all(seed.strip().isdecimal() for seed in _SEEDS.value):
       raise SystemExit(f"error: --seeds {','.join(_SEEDS.value)}: not whole numbers")
     grid["seeds"] = [int(seed) for seed in _SEEDS.value]
-  return grid["configs"], grid["seeds"], grid["paper"]
+  return grid["configs"], grid["seeds"], {k: grid[k] for k in ("paper", "reference")}
 
 
 def resolve(path: str, arguments: list[str]) -> ml_collections.ConfigDict:
@@ -199,7 +201,7 @@ def _last_line(log: pathlib.Path) -> str:
   return next((line for line in reversed(lines) if line.strip()), "no output")
 
 
-def write_tables(root: pathlib.Path, arms: list[Arm], paper: dict) -> None:
+def write_tables(root: pathlib.Path, arms: list[Arm], options: dict) -> None:
   """Measures the finished runs and writes the three tables; prints the first."""
   from fmd_jax.metrics import grid
   from fmd_jax.records.files import write_atomic
@@ -218,7 +220,7 @@ def write_tables(root: pathlib.Path, arms: list[Arm], paper: dict) -> None:
       return evaluate.embed_distinct(models["embedder"], texts)
 
   runs = [run for arm in done for run in grid.read(arm.workdir, arm.name, arm.seed)]
-  table = grid.make_table(runs, embed, paper)
+  table = grid.make_table(runs, embed, **options)
   table["unfinished"] = [str(arm) for arm in arms if not arm.finished]
   text = grid.markdown(table)
   if table["unfinished"]:
@@ -240,7 +242,7 @@ def main(argv: list[str]) -> None:
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda number, _: sys.exit(128 + number))
   root = pathlib.Path(_WORKDIR.value)
-  paths, seeds, paper = read_grid()
+  paths, seeds, options = read_grid()
   arms = make_arms(root, paths, seeds, overrides)
   failed = []
   if not _TABLE_ONLY.value:
@@ -254,7 +256,7 @@ def main(argv: list[str]) -> None:
       return
     failed = run_all(arms, _JOBS.value)
   try:
-    write_tables(root, arms, paper)
+    write_tables(root, arms, options)
   except (ValueError, OSError, RuntimeError) as error:
     raise SystemExit(f"error: {error}") from error
   if failed:

@@ -24,4 +24,5 @@ def get_grid():
     "configs": [f"configs/ablations.py:{row}" for row in ablations.ROWS],
     "seeds": [0, 1, 2],
     "paper": PAPER,
+    "reference": "default",  # the others take a part of it away
   }

@@ -23,6 +23,7 @@ PROTOCOLS = {"during": "", "after": "_heldout"}
 METRICS = {
   "qvr": ("QVR", 3),
   "qvr_points": ("QVR − Zero Shot, points", 1),
+  "qvr_points_reference": ("QVR − reference, points", 1),
   "fdr": ("FDR", 3),
   "fdr_ratio": ("FDR / Zero Shot", 2),
   "sd": ("SD", 2),
@@ -84,6 +85,7 @@ def make_table(
   runs: Sequence[Asked],
   embed: Callable[[list[str]], Float[np.ndarray, "N E"]],
   paper: Mapping[str, Mapping[str, float]] | None = None,
+  reference: str | None = None,
 ) -> dict[str, Any]:
   """Measures all runs of a grid alike.
 
@@ -96,6 +98,8 @@ def make_table(
     runs: in the order in which the table shows them.
     embed: distinct texts to vectors [N, E]; called once, if there is a valid question.
     paper: row -> metric -> the paper's number, in the units of this table.
+    reference: the arm that an ablation takes a part away from; the others' QVR is
+      compared with that of its run with the same method and seed.
 
   Returns:
     Plain JSON. "common_n": protocol -> that number of questions, or None. "rows": one
@@ -120,7 +124,7 @@ def make_table(
         "seed": run.seed,
         "protocol": protocol,
         "questions": len(run.rows),
-        **_against_zero_shot(own, diversities, place),
+        **_numbers(own, diversities, place, reference),
       }
       for place, run in enumerate(own)
     ]
@@ -171,7 +175,7 @@ def _diversities(runs, vectors) -> tuple[list[dict[str, Any]], int | None]:
   return out, common or None
 
 
-def _against_zero_shot(runs, diversities, place: int) -> dict[str, Any]:
+def _numbers(runs, diversities, place: int, reference: str | None) -> dict[str, Any]:
   """The numbers of one run, from "valid" on; `runs` are those of its protocol."""
   run, own = runs[place], diversities[place]
   found = rates(run.rows, seed=run.seed)
@@ -180,17 +184,23 @@ def _against_zero_shot(runs, diversities, place: int) -> dict[str, Any]:
   base = _baseline(runs, run)
   if base is not None:
     zero_shot = runs[base].rows
-    qvr = compare(run.rows, zero_shot, "qvr", seed=run.seed)["difference"]
     fdr = compare(run.rows, zero_shot, "fdr", seed=run.seed)["ratio"]
-    points = [None if qvr[end] is None else 100 * qvr[end] for end in _ENDS]
-    cells |= {"qvr_points": _cell(*points), "fdr_ratio": fdr}
+    cells |= {"qvr_points": _qvr_points(run, zero_shot), "fdr_ratio": fdr}
     for name in ("sd", "ld"):
       a, b = own[name], diversities[base][name]
       cells[f"{name}_ratio"] = _cell(None if a is None or not b else a / b)
     cells["area_ratio"] = _cell(area_ratio(run.planted, runs[base].planted))
+  for other in runs if run.arm != reference else ():
+    if (other.arm, other.method, other.seed) == (reference, run.method, run.seed):
+      cells["qvr_points_reference"] = _qvr_points(run, other.rows)
   cells |= _planted(run.planted)
   nothing = _cell(None)
   return {"valid": own["valid"], **{name: cells.get(name, nothing) for name in METRICS}}
+
+
+def _qvr_points(run: Asked, other: pd.DataFrame) -> dict[str, float | None]:
+  qvr = compare(run.rows, other, "qvr", seed=run.seed)["difference"]
+  return _cell(*(None if qvr[end] is None else 100 * qvr[end] for end in _ENDS))
 
 
 def _planted(known: Mapping[str, Any]) -> dict[str, Any]:

@@ -259,3 +259,21 @@ def test_planted_numbers_are_those_of_the_first_6000():
     assert tuple(row_of(table, row)[name]["value"] for name in names) == wanted
   assert row_of(table, "full")["area_ratio"]["value"] == pytest.approx(1)
   assert row_of(table, "zero_shot")["area_ratio"]["value"] is None
+
+
+def test_a_reference_is_what_the_other_rows_are_compared_with():
+  # QVR .5 against 1 of the same seed; against Zero Shot's .75 it would be -25.
+  runs = [
+    asked("full", ZERO_SHOT, "zero_shot"),
+    asked("full", ALL_VALID),
+    asked("bare", BARE),
+    asked("bare", BARE, seed=1),
+  ]
+  table = grid.make_table(runs, embed, reference="full")
+  points = {
+    (row["row"], row["seed"]): row["qvr_points_reference"]["value"]
+    for row in table["rows"]
+  }
+  assert points.pop(("bare", 0)) == pytest.approx(-50)
+  assert set(points.values()) == {None} and len(points) == 3
+  assert row_of(table, "bare", seed=0)["qvr_points"]["value"] == pytest.approx(-25)
