@@ -3,7 +3,13 @@
 from collections.abc import Sequence
 
 from fmd_jax import prompts
-from fmd_jax.inference import Generator, Reply, Request, identity
+from fmd_jax.inference import (
+  Generator,
+  Reply,
+  Request,
+  generate_distinct,
+  identity,
+)
 from fmd_jax.types import Answer, ImageExample, Question
 
 
@@ -44,9 +50,9 @@ def ask(
       )
     )
   answers = [Answer("", model, status="unparsed") for _ in pairs]
-  if requests:
-    for i, reply in zip(asked, generator.generate(requests), strict=True):
-      answers[i] = _answer(reply, model)
+  replies = generate_distinct(generator, requests)
+  for i, reply in zip(asked, replies, strict=True):
+    answers[i] = _answer(reply, model)
   return answers
 
 

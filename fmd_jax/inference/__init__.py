@@ -11,6 +11,7 @@ from fmd_jax.inference.protocol import (
   Reply,
   Request,
   SpecError,
+  generate_distinct,
   identity,
 )
 from fmd_jax.inference.specs import (
@@ -30,6 +31,7 @@ __all__ = [
   "Reply",
   "Request",
   "SpecError",
+  "generate_distinct",
   "identity",
   "is_remote",
   "load_engine",

@@ -12,7 +12,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from fmd_jax import prompts
-from fmd_jax.inference.protocol import Generator, Reply, Request, identity
+from fmd_jax.inference.protocol import (
+  Generator,
+  Reply,
+  Request,
+  generate_distinct,
+  identity,
+)
 from fmd_jax.types import CRITERIA, Answer, ImageExample, Question, Verdict
 
 _KEYS = (*CRITERIA, "correct")
@@ -62,7 +68,7 @@ def judge(
     requests = [
       _request(role, items[i], max_tokens, heat, seed + attempt) for i in pending
     ]
-    replies = generator.generate(requests)
+    replies = generate_distinct(generator, requests)
     for i, reply in zip(pending, replies, strict=True):
       verdicts[i] = dataclasses.replace(_verdict(reply), model=model)
     pending = [

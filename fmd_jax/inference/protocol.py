@@ -1,6 +1,7 @@
 """Requests, replies, and the two protocols that every engine and client follows."""
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -68,6 +69,36 @@ class Generator(Protocol):
   revision: str
 
   def generate(self, requests: Sequence[Request]) -> list[Reply]: ...
+
+
+def generate_distinct(generator: Generator, requests: Sequence[Request]) -> list[Reply]:
+  """Asks each distinct greedy request of a batch once: its copies get the same reply.
+
+  G responses to one image repeat themselves, the more so the longer a questioner has
+  been trained, and an answer or a verdict may be dear.
+
+  Args:
+    generator: whom to ask.
+    requests: N of them; sampled ones (temperature above 0) are all asked.
+
+  Returns:
+    N replies, in order.
+  """
+  first: dict[Any, int] = {}
+  places, asked = [], []
+  for request in requests:
+    fields = json.dumps([request.messages, dict(request.fields)], sort_keys=True)
+    key = (
+      object() if request.temperature else (fields, request.images, request.max_tokens)
+    )
+    if key not in first:
+      first[key] = len(asked)
+      asked.append(request)
+    places.append(first[key])
+  replies = generator.generate(asked) if asked else []
+  if len(replies) != len(asked):
+    raise InferenceError(f"{len(replies)} replies to {len(asked)} requests")
+  return [replies[place] for place in places]
 
 
 @runtime_checkable
