@@ -115,6 +115,9 @@ def start(
   # The child finds this very package, installed or not.
   root = str(pathlib.Path(fmd_jax.__file__).parents[1])
   environment = {
+    # Torch's threads spin while they wait for each other: with another program on the
+    # cores, the trainer for one, a batch of 0.1 s then takes 1 to 3 s (LOG.md).
+    "OMP_WAIT_POLICY": "PASSIVE",
     **os.environ,
     "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH")))),
     "PYTHONUNBUFFERED": "1",

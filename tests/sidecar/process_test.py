@@ -71,6 +71,22 @@ def test_start_and_stop(script, tmp_path):
   sidecar.stop()
 
 
+def test_its_math_threads_do_not_spin_unless_told_to(tmp_path, monkeypatch):
+  # Beside a busy trainer, spinning threads make torch ten times slower.
+  code = tmp_path / "says.py"
+  code.write_text(
+    "import os\n\n\ndef say(request):\n  return os.environ['OMP_WAIT_POLICY']"
+  )
+  for told, wanted in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if told:
+      monkeypatch.setenv("OMP_WAIT_POLICY", told)
+    roles = {"answerer": f"scripted://{code}:say"}
+    with process.start(roles, log=tmp_path / "s.log", threads=1) as sidecar:
+      model = inference.resolve(sidecar.spec("answerer"))
+      assert model.generate([request("a")])[0].text == wanted
+
+
 def test_a_model_that_does_not_load_ends_it_with_its_log(script, tmp_path):
   with pytest.raises(inference.InferenceError) as error:
     process.start({"answerer": script("nobody")}, log=tmp_path / "s.log")
