@@ -233,13 +233,13 @@ def test_the_loop_ends_with_the_last_response(model, prompts, monkeypatch):
   # Without the early exit it takes T - 1 steps whatever is sampled; a loop that steps
   # once more after the last token wastes one.
   steps = []
-  language_step = models.Qwen2_5_VL.language_step
+  language_step = models.QwenVL.language_step
 
   def counted(self, *args):
     jax.debug.callback(lambda: steps.append(1))
     return language_step(self, *args)
 
-  monkeypatch.setattr(models.Qwen2_5_VL, "language_step", counted)
+  monkeypatch.setattr(models.QwenVL, "language_step", counted)
   allowed = np.zeros_like(_allowed())
   allowed[[*model.config.eos_token_ids, 5]] = True
   for seed in range(4):

@@ -1,0 +1,178 @@
+"""Qwen3-VL against transformers, fp32: forward pass, decoding, files, patches.
+
+Tolerance 1e-4 of the largest logit; what is measured is 3e-6. MISTAKES
+"""
+
+import json
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from fmd_jax import models, questioner
+from fmd_jax.models import processor
+from tests.models import peer, tiny
+
+TOLERANCE = 1e-4
+ONE = ([3, (8, 12), 4],)
+ROPE = {"rope_type": "default", "rope_theta": 5e6, "mrope_interleaved": True}
+CASES = {
+  # Two images in a row, none square, unequal rows, one of them without an image.
+  "padded": ({}, [[3, (10, 14), 4, (6, 4), 2], [2, (4, 8), 3], [5]]),
+  "untied, heads as wide as the model": (
+    {
+      "tied": False,
+      "text": {
+        "head_dim": 16,
+        "rope_parameters": {**ROPE, "mrope_section": [4, 2, 2]},
+      },
+    },
+    ONE,
+  ),
+  # All three sections are full: 2::3 and 1::3 are cut short where time goes on alone.
+  "one key head, equal sections": (
+    {
+      "text": {
+        "num_key_value_heads": 1,
+        "rope_parameters": {**ROPE, "mrope_section": [4, 4, 4]},
+      }
+    },
+    ONE,
+  ),
+  "all key heads, narrow": (
+    {
+      "text": {
+        "num_key_value_heads": 4,
+        "head_dim": 8,
+        "rms_norm_eps": 1e-5,
+        "rope_parameters": {**ROPE, "mrope_section": [2, 1, 1]},
+      }
+    },
+    ONE,
+  ),
+  # As many deepstack layers as the language model has layers.
+  "deepstack of three": (
+    {"vision": {"deepstack_visual_indexes": [0, 1, 3]}},
+    [[3, (4, 6), 4, (8, 4), 1], [9, (4, 4), 1]],
+  ),
+  "deepstack of one, the last layer": (
+    {
+      "vision": {"deepstack_visual_indexes": [3], "num_heads": 1},
+      "text": {"num_hidden_layers": 4},
+    },
+    ONE,
+  ),
+  "no deepstack": ({"vision": {"deepstack_visual_indexes": []}}, ONE),
+  # A grid of the table's own size, one smaller and one larger, in one batch.
+  "larger table": (
+    {"vision": {"num_position_embeddings": 64, "patch_size": 2, "depth": 3}},
+    [[1, (8, 8), 2], [1, (4, 6), 3], [2, (12, 10), 1]],
+  ),
+}
+
+
+def make(**settings):
+  return peer.peer(family="Qwen3VL", **settings)
+
+
+def rows(theirs, *contents, **more):
+  side = theirs.config.vision_config.patch_size
+  return peer.rows(*contents, patch_size=side, **more)
+
+
+@pytest.fixture(scope="module")
+def default(tmp_path_factory):
+  """transformers' model, and ours loaded from its folder."""
+  theirs = make()
+  return theirs, models.load(peer.saved(theirs, tmp_path_factory.mktemp("default")))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_logits(name, tmp_path):
+  settings, contents = CASES[name]
+  theirs = make(**settings)
+  given = rows(theirs, *contents)
+  ours = models.load(peer.saved(theirs, tmp_path))
+  got = ours(
+    given.input_ids, given.pixel_values, given.image_grid_thw, given.attention_mask
+  )
+  wanted = peer.logits(theirs, given)
+  assert peer.difference(got, wanted, given.attention_mask) < TOLERANCE
+
+
+def test_text_alone(default):
+  # Deepstack of no image, or a first feature that fills no place.
+  theirs, ours = default
+  given = peer.rows([7, (2, 2), 1])
+  words = np.where(given.input_ids == peer.IMAGE, 5, given.input_ids)
+  import torch
+
+  with torch.no_grad():
+    wanted = theirs(input_ids=torch.from_numpy(words)).logits.numpy()
+  assert peer.difference(ours(words), wanted, given.attention_mask) < TOLERANCE
+
+
+def test_positions_equal_get_rope_index(default):
+  theirs, ours = default
+  given = rows(theirs, [3, (10, 14), 4, (6, 4)], [(4, 8), 3], [2, (14, 4), 1])
+  named = peer.inputs(given)
+  wanted, delta = theirs.model.get_rope_index(
+    named["input_ids"],
+    mm_token_type_ids=named["mm_token_type_ids"],
+    image_grid_thw=named["image_grid_thw"],
+    attention_mask=named["attention_mask"],
+  )
+  got, following = models.mrope_positions(
+    given.input_ids, given.image_grid_thw, given.lengths, ours.config
+  )
+  np.testing.assert_array_equal(got, wanted.numpy())
+  np.testing.assert_array_equal(following, delta.numpy()[:, 0] + given.lengths)
+
+
+def test_greedy_tokens_equal_generate(default):
+  # A prompt run without what deepstack adds gives other tokens from the first on;
+  # keys cached before their norm, from the second on. The batch of unequal images is
+  # bucketed: a position table read for another order of patches shows too.
+  theirs, ours = default
+  new, contents = 64, ([3, (10, 14), 4], [2, (4, 8), 9, (6, 4), 1])
+  wanted = []
+  for content in contents:  # generate pads left; row by row it is moot
+    alone = rows(theirs, content)
+    tokens = theirs.generate(**peer.inputs(alone), max_new_tokens=new, do_sample=False)
+    wanted.append(tokens[0, alone.input_ids.shape[1] :].numpy())
+  # The same images and words in one batch, the second row's behind the first's.
+  alone = [rows(theirs, content) for content in contents]
+  longest = max(one.input_ids.shape[1] for one in alone)
+  pad = lambda x: np.pad(x[0], (0, longest - x.shape[1]))  # noqa: E731
+  got, _, lengths = questioner.generate(
+    ours,
+    np.stack([pad(one.input_ids) for one in alone]),
+    np.concatenate([one.pixel_values for one in alone]),
+    np.concatenate([one.image_grid_thw for one in alone]),
+    attention_mask=np.stack([pad(one.attention_mask) for one in alone]),
+    max_new_tokens=new,
+    temperature=0.0,
+    seed=0,
+  )
+  assert len({tuple(tokens) for tokens in wanted}) == 2
+  for tokens, length, row in zip(got, lengths, wanted):
+    assert length == new
+    np.testing.assert_array_equal(tokens, row)
+
+
+def test_a_folder_of_ours_is_one_of_theirs(default, tmp_path):
+  # A forgotten transpose of a square kernel keeps every shape; equal logits show it.
+  import transformers
+
+  theirs, ours = default
+  models.save(ours, tmp_path)
+  again, report = transformers.Qwen3VLForConditionalGeneration.from_pretrained(
+    tmp_path, dtype="float32", output_loading_info=True
+  )
+  assert not any(report.values()), report
+  given = rows(theirs, *ONE)
+  np.testing.assert_array_equal(peer.logits(again, given), peer.logits(theirs, given))
+  for ours_now, part in ((again.config, None), (again.config, "text_config")):
+    config = ours_now if part is None else getattr(ours_now, part)
+    assert config.model_type.startswith("qwen3_vl")
+  assert again.config.text_config.rope_parameters["mrope_section"] == [6, 3, 3]
