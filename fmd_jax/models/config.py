@@ -258,8 +258,8 @@ def from_dict(
   family = FAMILIES[model_type]
   if "quantization_config" in config:
     raise ConfigError("quantised checkpoints are not supported: convert to safetensors")
-  # The hub's flat layout has the language model's keys at the root.
-  text = config.get("text_config") or config
+  # Qwen2.5-VL's flat layout on the hub has the language model's keys at the root.
+  text = config.get("text_config") or ({} if family.nested else config)
   tied = config.get("tie_word_embeddings") or text.get("tie_word_embeddings") or False
   text_config = _text_config(text, family)
   vision = _vision_config(config.get("vision_config") or {}, text_config, family)

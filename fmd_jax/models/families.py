@@ -22,7 +22,8 @@ class Family:
     vision_traits: as `text_traits`.
     vision_fixed: as `text_fixed`.
     modules: names in a file of modules that have another name here.
-    nested: the hub's files have the names `model.visual.…`, not `visual.…`.
+    nested: on the hub, config.json has a text_config, and tensors have the names
+      `model.visual.…`, not `visual.…`.
   """
 
   architecture: str

@@ -136,6 +136,9 @@ QWEN3 = {
     "deepstack_visual_indexes": [0],
   },
 }
+# For `pytest.mark.parametrize` and `pytest.fixture(params=…)`.
+FAMILIES = [{}, QWEN3]
+FAMILY_NAMES = ["Qwen2.5-VL", "Qwen3-VL"]
 
 
 def config(**changes) -> model_config.ModelConfig:

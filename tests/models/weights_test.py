@@ -25,9 +25,10 @@ def same(a, b):
   return all(np.array_equal(left[k][...], right[k][...]) for k in left)
 
 
+@pytest.mark.parametrize("family", tiny.FAMILIES, ids=tiny.FAMILY_NAMES)
 @pytest.mark.parametrize("tied", [True, False])
-def test_round_trip(tmp_path, tied):
-  model = tiny.model(seed=0, tie_word_embeddings=tied)
+def test_round_trip(tmp_path, tied, family):
+  model = tiny.model(seed=0, tie_word_embeddings=tied, **family)
   models.save(model, tmp_path)
   again = models.load(tmp_path)
   assert again.config == model.config
