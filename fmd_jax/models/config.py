@@ -182,10 +182,11 @@ def _text_config(text: dict[str, Any], family: Family) -> TextConfig:
   if values["num_key_value_heads"] is None:
     values["num_key_value_heads"] = heads
   kv_heads = values["num_key_value_heads"]
-  if ("head_dim" not in values and width % heads) or heads % kv_heads:
+  if "head_dim" not in values and width % heads:
+    raise ConfigError(f"text_config: {heads} heads do not divide the width {width}")
+  if heads % kv_heads:
     raise ConfigError(
-      f"text_config: {heads} heads divide neither width {width} evenly"
-      f" nor into {kv_heads} key/value heads"
+      f"text_config: {heads} heads do not divide into {kv_heads} key/value heads"
     )
   head_dim = values.setdefault("head_dim", width // heads)
   theta, section = _text_rope(text, family)

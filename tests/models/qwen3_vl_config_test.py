@@ -125,7 +125,7 @@ REFUSED = {
     "text_config": {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}
   },
   "must add up to half of head_dim 64": {"text_config": {"head_dim": 64}},
-  "32 heads divide neither": {"text_config": {"num_key_value_heads": 5}},
+  "32 heads do not divide into 5": {"text_config": {"num_key_value_heads": 5}},
   "vision_config.hidden_act = 'silu' is not supported": {
     "vision_config": {"hidden_act": "silu"}
   },
