@@ -8,9 +8,11 @@ corners not aligned: all differ by more than 5e-2, and either GELU in the other'
 by 1e-4.
 """
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from flax import nnx
 
 from fmd_jax import models, questioner
 from tests.models import peer
@@ -87,6 +89,10 @@ def rows(theirs, *contents, **more):
   return peer.rows(*contents, patch_size=side, **more)
 
 
+def call(given):
+  return given.input_ids, given.pixel_values, given.image_grid_thw, given.attention_mask
+
+
 @pytest.fixture(scope="module")
 def default(tmp_path_factory):
   """transformers' model, and ours loaded from its folder.
@@ -103,11 +109,39 @@ def test_logits(name, tmp_path):
   theirs = make(**settings)
   given = rows(theirs, *contents)
   ours = models.load(peer.saved(theirs, tmp_path))
-  got = ours(
-    given.input_ids, given.pixel_values, given.image_grid_thw, given.attention_mask
-  )
+  got = ours(*call(given))
   wanted = peer.logits(theirs, given)
   assert peer.difference(got, wanted, given.attention_mask) < TOLERANCE
+
+
+def test_gradient(default, tmp_path):
+  # A gradient that stops at the position table, at what deepstack keeps of a layer or
+  # at its place in a row leaves every logit as it is.
+  import torch
+
+  theirs, ours = default
+  given = rows(theirs, [3, (10, 6), 4, (6, 4), 2], [2, (4, 8), 3])
+  named = peer.inputs(given)
+  weights = np.random.default_rng(0).normal(size=(*given.input_ids.shape, 96))
+  weights = (weights * given.attention_mask[..., None]).astype(np.float32)
+  graphdef, params = nnx.split(ours)
+  loss = lambda params: (weights * nnx.merge(graphdef, params)(*call(given))).sum()  # noqa: E731
+  got = jax.grad(loss)(params)
+
+  copy = type(theirs)(theirs.config)
+  copy.load_state_dict(theirs.state_dict())
+  (copy(**named).logits * torch.from_numpy(weights)).sum().backward()
+  with torch.no_grad():
+    for parameter in copy.parameters():
+      parameter.copy_(parameter.grad)
+  # Saved as if they were the weights, the gradients come back in our layout.
+  wanted = nnx.state(models.load(peer.saved(copy, tmp_path)))
+  pairs = zip(nnx.to_flat_state(got), nnx.to_flat_state(wanted))
+  for (path, ours_now), (other, theirs_now) in pairs:
+    assert path == other
+    ours_now, theirs_now = np.asarray(ours_now[...]), np.asarray(theirs_now[...])
+    scale = np.abs(theirs_now).max()
+    assert scale > 0 and np.abs(ours_now - theirs_now).max() < 1e-4 * scale, path
 
 
 def test_text_alone(default):
