@@ -1,7 +1,7 @@
 """One GRPO update: scores, loss, gradient and optimiser in one jitted program.
 
 Axes: B images · G responses per image · P prompt tokens · T completion tokens ·
-D width · V vocabulary.
+D width · F width of a visual token · V vocabulary.
 """
 
 import functools
@@ -54,7 +54,7 @@ class TrainBatch(NamedTuple):
     old_logprobs: [B, G, T] as the sampler recorded them.
     advantages: [B, G], or [B, G, T] for credit per question.
     response_mask: [B, G] false where no slot of the response was scored.
-    image_features: [M, D] from the sampler: with a frozen vision tower they are still
+    image_features: [M, F] from the sampler: with a frozen vision tower they are still
       right. None: encode `pixel_values` here.
     pixel_values: [N, patch] or None.
     plan: `models.vision_plan` of the same images, or None.
@@ -67,7 +67,7 @@ class TrainBatch(NamedTuple):
   old_logprobs: Float[Array, "B G T"]
   advantages: Float[Array, "B G"] | Float[Array, "B G T"]
   response_mask: Bool[Array, "B G"]
-  image_features: Float[Array, "M D"] | None = None
+  image_features: Float[Array, "M F"] | None = None
   pixel_values: Float[Array, "N patch"] | None = None
   plan: Any = None
   token_weights: Float[Array, "B G T"] | None = None
@@ -172,7 +172,7 @@ def _groups(batch: TrainBatch, image_token_id: int, number: int) -> _Group:
   )
 
 
-def _features(model: nnx.Module, batch: TrainBatch) -> Float[Array, "M D"]:
+def _features(model: nnx.Module, batch: TrainBatch) -> Float[Array, "M F"]:
   if batch.image_features is not None:
     return batch.image_features
   if batch.pixel_values is None:

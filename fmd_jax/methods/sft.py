@@ -18,7 +18,7 @@ class SftBatch(NamedTuple):
   """B images, G rows each of T tokens; `M` visual tokens in all.
 
   Attributes:
-    image_features: [M, D] from `encode_images`; the vision tower is frozen here.
+    image_features: [M, F] from `encode_images`; the vision tower is frozen here.
     prompt_ids: [B, P] the shared prompt, right padded.
     prompt_positions: [3, B, P] its M-RoPE positions.
     prompt_mask: bool [B, P].

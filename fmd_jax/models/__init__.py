@@ -1,8 +1,8 @@
-"""Qwen2.5-VL in Flax NNX: load, save, encode, run, decode, score."""
+"""Qwen2.5-VL and Qwen3-VL in Flax NNX: load, save, encode, run, decode, score."""
 
 from fmd_jax.models.config import ConfigError, ModelConfig, TextConfig, VisionConfig
 from fmd_jax.models.positions import mrope_positions
-from fmd_jax.models.qwen2_5_vl import Qwen2_5_VL, init, sampleable_tokens
+from fmd_jax.models.qwen_vl import QwenVL, init, sampleable_tokens
 from fmd_jax.models.vision_plan import VisionPlan, pad_patches, vision_plan
 from fmd_jax.models.weights import CheckpointError, load, save
 
@@ -10,7 +10,7 @@ __all__ = [
   "CheckpointError",
   "ConfigError",
   "ModelConfig",
-  "Qwen2_5_VL",
+  "QwenVL",
   "TextConfig",
   "VisionConfig",
   "VisionPlan",

@@ -6,7 +6,8 @@ The legend, used in shapes everywhere:
   T completion tokens · S keys · D width · H heads · V vocabulary
 
 and, inside the model only: L layers · KV key/value heads · h width of a head ·
-N patches of all images · M visual tokens of all images (N / 4) · I images.
+N patches of all images · M visual tokens of all images (N / 4) · I images ·
+F width of a visual token: D, and D more for each layer that deepstack adds to.
 
 A parameter's logical axes say what its dimensions are; `fmd_jax.sharding` says which
 of them a mesh splits. They are looked up by name, so that a parameter carries no mesh.
@@ -24,7 +25,10 @@ HEADS = "heads"
 KV_HEADS = "kv_heads"
 MLP = "mlp"
 VOCAB = "vocab"
+HEAD = "head"
 PATCH = "patch"
+POSITION = "position"
+DEEPSTACK = "deepstack"
 VISION_EMBED = "vision_embed"
 VISION_HEADS = "vision_heads"
 VISION_MLP = "vision_mlp"
@@ -45,16 +49,27 @@ _KERNELS = {
   "visual.blocks.mlp.gate_proj": (LAYERS, VISION_EMBED, VISION_MLP),
   "visual.blocks.mlp.up_proj": (LAYERS, VISION_EMBED, VISION_MLP),
   "visual.blocks.mlp.down_proj": (LAYERS, VISION_MLP, VISION_EMBED),
+  "visual.blocks.mlp.fc1": (LAYERS, VISION_EMBED, VISION_MLP),
+  "visual.blocks.mlp.fc2": (LAYERS, VISION_MLP, VISION_EMBED),
   "visual.merger.fc1": (MERGED, MERGED),
   "visual.merger.fc2": (MERGED, EMBED),
+  "visual.deepstack_merger_list.fc1": (DEEPSTACK, MERGED, MERGED),
+  "visual.deepstack_merger_list.fc2": (DEEPSTACK, MERGED, EMBED),
 }
 _SCALES = {
   "language_model.layers.input_layernorm": (LAYERS, EMBED),
   "language_model.layers.post_attention_layernorm": (LAYERS, EMBED),
+  "language_model.layers.self_attn.q_norm": (LAYERS, HEAD),
+  "language_model.layers.self_attn.k_norm": (LAYERS, HEAD),
   "language_model.norm": (EMBED,),
   "visual.blocks.norm1": (LAYERS, VISION_EMBED),
   "visual.blocks.norm2": (LAYERS, VISION_EMBED),
   "visual.merger.ln_q": (VISION_EMBED,),
+  "visual.deepstack_merger_list.ln_q": (DEEPSTACK, MERGED),
+}
+_EMBEDDINGS = {
+  "language_model.embed_tokens": (VOCAB, EMBED),
+  "visual.pos_embed": (POSITION, VISION_EMBED),
 }
 
 
@@ -70,11 +85,11 @@ def logical_axes(path: tuple[str, ...]) -> tuple[str, ...]:
   module, leaf = ".".join(path[:-1]), path[-1]
   if leaf == "kernel":
     return _KERNELS[module]
-  if leaf == "bias":
+  if leaf == "bias" and module in _KERNELS:
     kernel = _KERNELS[module]
     return (*kernel[:-2], kernel[-1])
-  if leaf == "scale":
+  if leaf in ("scale", "bias"):
     return _SCALES[module]
-  if (module, leaf) == ("language_model.embed_tokens", "embedding"):
-    return (VOCAB, EMBED)
+  if leaf == "embedding":
+    return _EMBEDDINGS[module]
   raise KeyError(".".join(path))

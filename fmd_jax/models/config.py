@@ -8,49 +8,20 @@ equals it when it saves.
 
 import dataclasses
 import json
+import math
 import pathlib
 from typing import Any
 
-MODEL_TYPE = "qwen2_5_vl"
-ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"
+from fmd_jax.models.families import FAMILIES, Family
 
-# transformers' class defaults (configuration_qwen2_5_vl.py, 5.23).
-_TEXT_DEFAULTS = {
-  "vocab_size": 152064,
-  "hidden_size": 8192,
-  "intermediate_size": 29568,
-  "num_hidden_layers": 80,
-  "num_attention_heads": 64,
-  "num_key_value_heads": 8,
-  "rms_norm_eps": 1e-5,
-  "max_position_embeddings": 32768,
-  "bos_token_id": 151643,
-  "eos_token_id": 151645,
-  "pad_token_id": None,
-}
-_VISION_DEFAULTS = {
-  "depth": 32,
-  "hidden_size": 3584,
-  "intermediate_size": 3420,
-  "num_heads": 16,
-  "out_hidden_size": 3584,
-  "in_channels": 3,
-  "patch_size": 14,
-  "temporal_patch_size": 2,
-  "spatial_merge_size": 2,
-  "window_size": 112,
-  "fullatt_block_indexes": (7, 15, 23, 31),
-  "tokens_per_second": 4,
-}
 _ID_DEFAULTS = {
   "image_token_id": 151655,
   "video_token_id": 151656,
   "vision_start_token_id": 151652,
   "vision_end_token_id": 151653,
 }
-_ROPE_THETA = 1e6
+_SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 _VISION_ROPE_THETA = 1e4
-_MROPE_SECTION = (16, 24, 24)
 
 
 class ConfigError(ValueError):
@@ -59,7 +30,14 @@ class ConfigError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
-  """The language model; names and meanings are transformers'."""
+  """The language model; names and meanings are transformers'.
+
+  Attributes:
+    head_dim: width of a head; all heads together may be wider than `hidden_size`.
+    attention_bias: queries, keys and values have one (the output never).
+    qk_norm: every head's query and key is normed before it is rotated.
+    mrope_interleaved: frequencies go to the axes in turn, not section by section.
+  """
 
   vocab_size: int
   hidden_size: int
@@ -71,15 +49,26 @@ class TextConfig:
   rope_theta: float
   mrope_section: tuple[int, ...]
   max_position_embeddings: int
-
-  @property
-  def head_dim(self) -> int:
-    return self.hidden_size // self.num_attention_heads
+  head_dim: int
+  attention_bias: bool
+  qk_norm: bool
+  mrope_interleaved: bool
 
 
 @dataclasses.dataclass(frozen=True)
 class VisionConfig:
-  """The vision tower; names and meanings are transformers'."""
+  """The vision tower; names and meanings are transformers'.
+
+  Attributes:
+    window_size: in pixels; 0: every layer attends within whole frames.
+    num_position_embeddings: of the learned table, a square; 0: there is none.
+    deepstack_visual_indexes: layers whose output, merged, the language model's first
+      layers are given too.
+    layer_norm: LayerNorm with a bias, not RMSNorm; a deepstack merger's over a whole
+      group of patches.
+    gated_mlp: gated by a SiLU, not two layers with the tanh GELU between.
+    patch_bias: the patch embedding has one.
+  """
 
   depth: int
   hidden_size: int
@@ -94,6 +83,11 @@ class VisionConfig:
   fullatt_block_indexes: tuple[int, ...]
   tokens_per_second: int
   rope_theta: float
+  num_position_embeddings: int
+  deepstack_visual_indexes: tuple[int, ...]
+  layer_norm: bool
+  gated_mlp: bool
+  patch_bias: bool
 
   @property
   def patch_width(self) -> int:
@@ -108,14 +102,16 @@ class VisionConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-  """A Qwen2.5-VL checkpoint, hashable, so that it may be static under jit.
+  """A checkpoint, hashable, so that it may be static under jit.
 
   Attributes:
+    model_type: a key of `FAMILIES`.
     eos_token_ids: every id that ends a response (generation_config.json names more
       than config.json).
     pad_token_id: fills rows; may be one of `eos_token_ids`.
   """
 
+  model_type: str
   text: TextConfig
   vision: VisionConfig
   tie_word_embeddings: bool
@@ -126,6 +122,11 @@ class ModelConfig:
   bos_token_id: int | None
   eos_token_ids: tuple[int, ...]
   pad_token_id: int
+
+  @property
+  def feature_width(self) -> int:
+    """Numbers in a visual token: its embedding, then what deepstack adds."""
+    return self.text.hidden_size * (1 + len(self.vision.deepstack_visual_indexes))
 
 
 def _pick(given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
@@ -154,7 +155,7 @@ def _require(given: dict[str, Any], wanted: dict[str, Any], where: str) -> None:
       )
 
 
-def _text_rope(text: dict[str, Any]) -> tuple[float, tuple[int, ...]]:
+def _text_rope(text: dict[str, Any], family: Family) -> tuple[float, tuple[int, ...]]:
   """Theta and sections from either spelling."""
   rope = dict(text.get("rope_scaling") or text.get("rope_parameters") or {})
   kinds = {rope.get("rope_type"), rope.get("type")} - {None}
@@ -162,56 +163,80 @@ def _text_rope(text: dict[str, Any]) -> tuple[float, tuple[int, ...]]:
     raise ConfigError(
       f"rope type {sorted(kinds)} is not supported (default and mrope are)"
     )
-  if rope.get("mrope_interleaved"):
-    raise ConfigError("interleaved M-RoPE is not supported (it is Qwen3-VL's)")
-  theta = rope.get("rope_theta") or text.get("rope_theta") or _ROPE_THETA
-  return float(theta), tuple(rope.get("mrope_section") or _MROPE_SECTION)
+  interleaved = {"mrope_interleaved": family.text_traits["mrope_interleaved"]}
+  _require(rope, interleaved, "text_config.rope_parameters.")
+  default_theta, default_section = family.rope
+  theta = rope.get("rope_theta") or text.get("rope_theta") or default_theta
+  return float(theta), tuple(rope.get("mrope_section") or default_section)
 
 
-def _text_config(text: dict[str, Any]) -> TextConfig:
-  _require(text, {"hidden_act": "silu", "attention_dropout": 0.0}, "text_config.")
+def _text_config(text: dict[str, Any], family: Family) -> TextConfig:
+  _require(text, family.text_fixed, "text_config.")
   windows = text.get("use_sliding_window") and text.get("sliding_window") is not None
   if windows or "sliding_attention" in (text.get("layer_types") or ()):
     raise ConfigError("text_config: sliding-window attention is not supported")
-  values = _pick(text, _TEXT_DEFAULTS)
-  for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+  values = _pick(text, family.text)
+  for name in _SPECIAL:
     del values[name]
+  width, heads = values["hidden_size"], values["num_attention_heads"]
   if values["num_key_value_heads"] is None:
-    values["num_key_value_heads"] = values["num_attention_heads"]
-  theta, section = _text_rope(text)
-  config = TextConfig(rope_theta=theta, mrope_section=section, **values)
-  heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-  if config.hidden_size % heads or heads % kv_heads:
+    values["num_key_value_heads"] = heads
+  kv_heads = values["num_key_value_heads"]
+  if "head_dim" not in values and width % heads:
+    raise ConfigError(f"text_config: {heads} heads do not divide the width {width}")
+  if heads % kv_heads:
     raise ConfigError(
-      f"text_config: {heads} heads divide neither width {config.hidden_size} evenly"
-      f" nor into {kv_heads} key/value heads"
+      f"text_config: {heads} heads do not divide into {kv_heads} key/value heads"
     )
-  if 2 * sum(section) != config.head_dim:
+  head_dim = values.setdefault("head_dim", width // heads)
+  theta, section = _text_rope(text, family)
+  if 2 * sum(section) != head_dim or len(section) != 3:
     raise ConfigError(
-      f"mrope_section {list(section)} must add up to half of head_dim {config.head_dim}"
+      f"mrope_section {list(section)}, three numbers, must add up to half of head_dim"
+      f" {head_dim}"
     )
-  return config
+  return TextConfig(
+    rope_theta=theta, mrope_section=section, **values, **family.text_traits
+  )
 
 
-def _vision_config(vision: dict[str, Any], text_width: int) -> VisionConfig:
-  _require(vision, {"hidden_act": "silu"}, "vision_config.")
+def _vision_config(
+  vision: dict[str, Any], text: TextConfig, family: Family
+) -> VisionConfig:
+  _require(vision, family.vision_fixed, "vision_config.")
   vision = dict(vision)
   if "in_chans" in vision:  # the hub's spelling
     vision.setdefault("in_channels", vision["in_chans"])
-  values = _pick(vision, _VISION_DEFAULTS)
+  values = _pick(vision, family.vision)
   for name in ("patch_size", "temporal_patch_size"):
     values[name] = _single(values[name], f"vision_config.{name}")
-  values["fullatt_block_indexes"] = tuple(values["fullatt_block_indexes"])
+  for name in ("fullatt_block_indexes", "deepstack_visual_indexes"):
+    if name in values:
+      values[name] = tuple(values[name])
   rope = vision.get("rope_parameters") or {}
   theta = rope.get("rope_theta") or _VISION_ROPE_THETA
-  config = VisionConfig(rope_theta=float(theta), **values)
-  if config.out_hidden_size != text_width:
+  config = VisionConfig(rope_theta=float(theta), **values, **family.vision_traits)
+  if config.out_hidden_size != text.hidden_size:
     raise ConfigError(
       f"vision_config.out_hidden_size {config.out_hidden_size} is not the language"
-      f" model's width {text_width}"
+      f" model's width {text.hidden_size}"
     )
   if config.hidden_size % (4 * config.num_heads):
     raise ConfigError("vision_config: head width must be a multiple of 4 for 2-D rope")
+  positions = config.num_position_embeddings
+  if math.isqrt(positions) ** 2 != positions:
+    raise ConfigError(
+      f"vision_config.num_position_embeddings = {positions} is not supported (a square"
+      " is)"
+    )
+  taken = config.deepstack_visual_indexes
+  known = set(range(config.depth))
+  if sorted(set(taken) & known) != list(taken) or len(taken) > text.num_hidden_layers:
+    raise ConfigError(
+      f"vision_config.deepstack_visual_indexes = {list(taken)} is not supported:"
+      f" ascending layers of {config.depth}, at most {text.num_hidden_layers} of them,"
+      " are"
+    )
   return config
 
 
@@ -227,29 +252,33 @@ def from_dict(
   Raises:
     ConfigError: for another model type, or a setting that is not implemented.
   """
-  if config.get("model_type") != MODEL_TYPE:
-    raise ConfigError(
-      f"model_type {config.get('model_type')!r} is not supported ({MODEL_TYPE!r} is)"
-    )
+  model_type = config.get("model_type")
+  if model_type not in FAMILIES:
+    known = " and ".join(map(repr, FAMILIES))
+    raise ConfigError(f"model_type {model_type!r} is not supported ({known} are)")
+  family = FAMILIES[model_type]
   if "quantization_config" in config:
     raise ConfigError("quantised checkpoints are not supported: convert to safetensors")
-  # The hub's flat layout has the language model's keys at the root.
-  text = config.get("text_config") or config
+  # Qwen2.5-VL's flat layout on the hub has the language model's keys at the root.
+  text = config.get("text_config") or ({} if family.nested else config)
   tied = config.get("tie_word_embeddings") or text.get("tie_word_embeddings") or False
-  text_config = _text_config(text)
-  vision = _vision_config(config.get("vision_config") or {}, text_config.hidden_size)
+  text_config = _text_config(text, family)
+  vision = _vision_config(config.get("vision_config") or {}, text_config, family)
   special = {}
-  for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+  for name in _SPECIAL:
     found = [c[name] for c in (text, config) if c.get(name) is not None]
-    special[name] = found[0] if found else _TEXT_DEFAULTS[name]
+    special[name] = found[0] if found else family.text[name]
   generation = generation or {}
   eos = _ids(generation.get("eos_token_id")) or _ids(special["eos_token_id"])
+  if not eos:
+    raise ConfigError("there is no eos_token_id, here or in generation_config.json")
   pad = special["pad_token_id"]
   if pad is None:
     pad = generation.get("pad_token_id")
   if pad is None:  # as transformers' generate does
     pad = eos[0]
   return ModelConfig(
+    model_type=model_type,
     text=text_config,
     vision=vision,
     tie_word_embeddings=bool(tied),
@@ -262,40 +291,42 @@ def from_dict(
 
 def to_dict(config: ModelConfig, dtype: str = "float32") -> dict[str, Any]:
   """The content of a config.json as transformers 5 writes it."""
-  text = dataclasses.asdict(config.text)
-  theta, section = text.pop("rope_theta"), text.pop("mrope_section")
-  text |= {
-    "model_type": f"{MODEL_TYPE}_text",
-    "hidden_act": "silu",
-    "attention_dropout": 0.0,
-    "use_sliding_window": False,
-    "rope_parameters": {
-      "rope_type": "default",
-      "rope_theta": theta,
-      "mrope_section": list(section),
-    },
+  family = FAMILIES[config.model_type]
+  special = {
     "bos_token_id": config.bos_token_id,
     "eos_token_id": config.eos_token_ids[0],
     "pad_token_id": config.pad_token_id,
+  }
+  rope = {
+    "rope_type": "default",
+    "rope_theta": config.text.rope_theta,
+    "mrope_section": list(config.text.mrope_section),
+  }
+  if config.text.mrope_interleaved:
+    rope["mrope_interleaved"] = True
+  text = {
+    **{name: getattr(config.text, name) for name in family.text if name not in special},
+    "model_type": f"{config.model_type}_text",
+    **family.text_fixed,
+    "rope_parameters": rope,
+    **special,
     "dtype": dtype,
   }
-  vision = dataclasses.asdict(config.vision)
-  vision |= {
-    "model_type": f"{MODEL_TYPE}_vision",
-    "hidden_act": "silu",
-    "fullatt_block_indexes": list(config.vision.fullatt_block_indexes),
-    "rope_parameters": {"rope_type": "axial", "rope_theta": vision.pop("rope_theta")},
+  vision = {name: getattr(config.vision, name) for name in family.vision}
+  vision = {
+    **{k: list(v) if isinstance(v, tuple) else v for k, v in vision.items()},
+    "model_type": f"{config.model_type}_vision",
+    **family.vision_fixed,
+    "rope_parameters": {"rope_type": "axial", "rope_theta": config.vision.rope_theta},
     "dtype": dtype,
   }
   return {
-    "architectures": [ARCHITECTURE],
-    "model_type": MODEL_TYPE,
+    "architectures": [family.architecture],
+    "model_type": config.model_type,
     "dtype": dtype,
     "tie_word_embeddings": config.tie_word_embeddings,
     **{name: getattr(config, name) for name in _ID_DEFAULTS},
-    "bos_token_id": config.bos_token_id,
-    "eos_token_id": config.eos_token_ids[0],
-    "pad_token_id": config.pad_token_id,
+    **special,
     "text_config": text,
     "vision_config": vision,
   }

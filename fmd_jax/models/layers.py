@@ -54,6 +54,21 @@ class RMSNorm(nnx.Module):
     return self.scale[...] * y.astype(x.dtype)
 
 
+class LayerNorm(nnx.Module):
+  """Layer norm with a bias, in fp32 whatever the model's type."""
+
+  def __init__(self, width: int, eps: float, dtype: Any):
+    self.scale = nnx.Param(jnp.ones((width,), dtype))
+    self.bias = nnx.Param(jnp.zeros((width,), dtype))
+    self.eps = eps
+
+  def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+    y = x.astype(jnp.float32)
+    y = y - jnp.mean(y, -1, keepdims=True)
+    y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + self.eps)
+    return (self.scale[...] * y + self.bias[...]).astype(x.dtype)
+
+
 class GatedMLP(nnx.Module):
   """down(silu(gate(x)) * up(x))."""
 
@@ -67,6 +82,31 @@ class GatedMLP(nnx.Module):
 
   def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
     return self.down_proj(jax.nn.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class MLP(nnx.Module):
+  """fc2(gelu(fc1(x))), with biases.
+
+  Attributes:
+    approximate: the tanh GELU; it is off the exact one by up to 1e-3.
+  """
+
+  def __init__(
+    self,
+    widths: tuple[int, int, int],
+    *,
+    approximate: bool,
+    scale: float,
+    dtype: Any,
+    rngs: nnx.Rngs,
+  ):
+    inputs, hidden, outputs = widths
+    self.fc1 = linear(inputs, hidden, bias=True, dtype=dtype, rngs=rngs)
+    self.fc2 = linear(hidden, outputs, bias=True, dtype=dtype, rngs=rngs, scale=scale)
+    self.approximate = approximate
+
+  def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... E"]:
+    return self.fc2(jax.nn.gelu(self.fc1(x), approximate=self.approximate))
 
 
 def stacked(depth: int, make: Callable[[nnx.Rngs], nnx.Module], rngs: nnx.Rngs):

@@ -1,7 +1,7 @@
 """Log-probs of given completions, the prompt of each image being run once.
 
 Axes: B images · G responses per image · P prompt tokens · T completion tokens ·
-D width · V vocabulary.
+D width · F width of a visual token · V vocabulary.
 """
 
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from fmd_jax.models.axes import Array
-from fmd_jax.models.qwen2_5_vl import Qwen2_5_VL
+from fmd_jax.models.qwen_vl import QwenVL
 
 # fp32 logits of one chunk: 64 MiB.
 _CHUNK_LOGITS = 2**24
@@ -17,7 +17,7 @@ _FORBIDDEN = -1e30
 
 
 def _token_scores(
-  model: Qwen2_5_VL,
+  model: QwenVL,
   hidden: Float[Array, "n D"],
   tokens: Int[Array, " n"],
   allowed_tokens: Bool[Array, " V"],
@@ -33,7 +33,7 @@ def _token_scores(
 
 
 def token_scores(
-  model: Qwen2_5_VL,
+  model: QwenVL,
   hidden: Float[Array, "... D"],
   tokens: Int[Array, "..."],
   allowed_tokens: Bool[Array, " V"],
@@ -78,8 +78,8 @@ def token_scores(
 
 
 def completion_logprobs(
-  model: Qwen2_5_VL,
-  image_features: Float[Array, "M D"] | None,
+  model: QwenVL,
+  image_features: Float[Array, "M F"] | None,
   prompt_ids: Int[Array, "B P"],
   prompt_lengths: Int[Array, " B"],
   prompt_positions: Int[Array, "3 B P"],
@@ -97,7 +97,7 @@ def completion_logprobs(
 
   Args:
     model: merged inside the caller's jitted function.
-    image_features: visual tokens of all images, in order.
+    image_features: of all images, in order; from `QwenVL.encode_images`.
     prompt_ids: right-padded.
     prompt_lengths: real tokens of the prompts.
     prompt_positions: M-RoPE positions.
@@ -107,7 +107,7 @@ def completion_logprobs(
     allowed_tokens: the sampler's mask.
     temperature: the sampler's.
     chunk: see `token_scores`.
-    remat: see `Qwen2_5_VL.language`.
+    remat: see `QwenVL.language`.
 
   Returns:
     log-probs and entropies, fp32, 0 from `completion_lengths` on. The log-prob of a

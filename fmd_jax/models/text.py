@@ -1,8 +1,8 @@
 """The language model: rows that may share a prompt's keys and values.
 
 Axes: B images · G responses per image · P prompt tokens · T completion tokens ·
-S keys · D width · H heads · V vocabulary · L layers · KV key/value heads ·
-R = H / KV · h width of a head.
+S keys · D width · F width with what deepstack adds · H heads · V vocabulary ·
+L layers · KV key/value heads · R = H / KV · h width of a head.
 """
 
 from typing import Any
@@ -23,13 +23,20 @@ KV = tuple[Array, Array]
 def mrope_angles(
   positions: Int[Array, "3 ..."], config: TextConfig
 ) -> Float[Array, "... half"]:
-  """Rotation angles; each section of frequencies follows its own axis of position.
+  """Rotation angles; each frequency follows one axis of position.
 
   Args:
     positions: time, row and column of each token.
-    config: `mrope_section` says how many frequencies follow which axis, in turn.
+    config: `mrope_section` says how many frequencies follow which axis: section by
+      section, or interleaved, where rows and columns take every third from the
+      second and the third on, and time takes what is left.
   """
   frequencies = layers.inverse_frequencies(config.rope_theta, config.head_dim)
+  if config.mrope_interleaved:
+    axis = np.zeros(len(frequencies), int)
+    for i in (1, 2):
+      axis[i : 3 * config.mrope_section[i] : 3] = i
+    return jnp.moveaxis(jnp.asarray(positions)[axis], 0, -1) * frequencies
   sections = np.cumsum(config.mrope_section)[:-1]
   parts = np.split(frequencies, sections)
   return jnp.concatenate(
@@ -71,18 +78,25 @@ class Attention(nnx.Module):
 
   def __init__(self, config: TextConfig, scale: float, dtype: Any, rngs: nnx.Rngs):
     width, head_dim = config.hidden_size, config.head_dim
+    q_width = config.num_attention_heads * head_dim
     kv_width = config.num_key_value_heads * head_dim
+    bias = config.attention_bias
     make = lambda i, o, **more: layers.linear(i, o, dtype=dtype, rngs=rngs, **more)  # noqa: E731
-    self.q_proj = make(width, width, bias=True)
-    self.k_proj = make(width, kv_width, bias=True)
-    self.v_proj = make(width, kv_width, bias=True)
-    self.o_proj = make(width, width, bias=False, scale=scale)
-    self.head_dim = head_dim
+    self.q_proj = make(width, q_width, bias=bias)
+    self.k_proj = make(width, kv_width, bias=bias)
+    self.v_proj = make(width, kv_width, bias=bias)
+    self.o_proj = make(q_width, width, bias=False, scale=scale)
+    if config.qk_norm:
+      self.q_norm = layers.RMSNorm(head_dim, config.rms_norm_eps, dtype)
+      self.k_norm = layers.RMSNorm(head_dim, config.rms_norm_eps, dtype)
+    self.qk_norm, self.head_dim = config.qk_norm, head_dim
 
   def qkv(self, x: Float[Array, "B G T D"], cos: Array, sin: Array):
     split = lambda y: y.reshape(*x.shape[:-1], -1, self.head_dim)  # noqa: E731
-    q = layers.rotate(split(self.q_proj(x)), cos, sin)
-    k = layers.rotate(split(self.k_proj(x)), cos, sin)
+    q, k = split(self.q_proj(x)), split(self.k_proj(x))
+    if self.qk_norm:
+      q, k = self.q_norm(q), self.k_norm(k)
+    q, k = layers.rotate(q, cos, sin), layers.rotate(k, cos, sin)
     return q, k, split(self.v_proj(x))
 
   def output(self, mixed: Float[Array, "B G T H h"]) -> Float[Array, "B G T D"]:
@@ -129,7 +143,7 @@ class TextModel(nnx.Module):
 
   def __call__(
     self,
-    x: Float[Array, "B G T D"],
+    x: Float[Array, "B G T F"],
     positions: Int[Array, "3 B G T"],
     mask: Bool[Array, "#B #G #T T"],
     prefix: KV | None = None,
@@ -138,18 +152,28 @@ class TextModel(nnx.Module):
     tap: int | None = None,
     remat: bool = True,
   ):
-    """See `Qwen2_5_VL.language`."""
+    """See `QwenVL.language`."""
+    x, *added = jnp.split(x, x.shape[-1] // self.config.hidden_size, -1)
     angles = mrope_angles(positions, self.config)
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     graphdef, params = nnx.split(self.layers)
+    # What deepstack adds is read layer by layer: cut into scans of their own, the
+    # first layers would be copied, and so would the rest.
+    index, added = None, jnp.stack(added) if added else None
+    if added is not None:
+      index = jnp.arange(self.config.num_hidden_layers)
 
     def layer(x, inputs):
-      params, kv = inputs
+      params, kv, index = inputs
       shared = None if kv is None else (*kv, prefix_mask)
-      return nnx.merge(graphdef, params)(x, cos, sin, mask, shared)
+      x, kv = nnx.merge(graphdef, params)(x, cos, sin, mask, shared)
+      if added is not None:
+        last = len(added) - 1
+        x += jnp.where(index <= last, added[jnp.minimum(index, last)], 0)
+      return x, kv
 
     layer = jax.checkpoint(layer, prevent_cse=False) if remat else layer
-    inputs = (params, prefix)
+    inputs = (params, prefix, index)
     if tap is None:
       x, kv = jax.lax.scan(layer, x, inputs)
       return self.norm(x), kv
@@ -171,7 +195,7 @@ class TextModel(nnx.Module):
     cache: KV,
     index: Int[Array, ""],
   ) -> tuple[Float[Array, "B G D"], KV]:
-    """See `Qwen2_5_VL.language_step`."""
+    """See `QwenVL.language_step`."""
     angles = mrope_angles(positions[..., None], self.config)
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     graphdef, params = nnx.split(self.layers)

@@ -1,6 +1,7 @@
 """The vision tower: patches -> visual tokens.
 
-Axes: N patches · M visual tokens · I images · W segments · n places in a segment.
+Axes: N patches · M visual tokens · I images · W segments · n places in a segment ·
+D width of the language model · F = D times one and the number of deepstack layers.
 """
 
 from typing import Any
@@ -69,53 +70,86 @@ def _attend(q, k, v, segments: Segments) -> Float[Array, "N H h"]:
   return unpack(mixed, *index)
 
 
+def _norm(config: VisionConfig, width: int, dtype: Any) -> nnx.Module:
+  kind = layers.LayerNorm if config.layer_norm else layers.RMSNorm
+  return kind(width, _NORM_EPS, dtype)
+
+
 class VisionBlock(nnx.Module):
   """One layer of the tower."""
 
   def __init__(self, config: VisionConfig, dtype: Any, rngs: nnx.Rngs):
-    width, scale = config.hidden_size, (2 * config.depth) ** -0.5
-    self.norm1 = layers.RMSNorm(width, _NORM_EPS, dtype)
-    self.norm2 = layers.RMSNorm(width, _NORM_EPS, dtype)
+    width, hidden = config.hidden_size, config.intermediate_size
+    scale = (2 * config.depth) ** -0.5
+    self.norm1 = _norm(config, width, dtype)
+    self.norm2 = _norm(config, width, dtype)
     self.attn = VisionAttention(config, scale, dtype, rngs)
-    self.mlp = layers.GatedMLP(
-      width, config.intermediate_size, bias=True, scale=scale, dtype=dtype, rngs=rngs
-    )
+    more = {"scale": scale, "dtype": dtype, "rngs": rngs}
+    if config.gated_mlp:
+      self.mlp = layers.GatedMLP(width, hidden, bias=True, **more)
+    else:
+      self.mlp = layers.MLP((width, hidden, width), approximate=True, **more)
 
   def __call__(self, x, cos, sin, windows, frames, is_full):
     x = x + self.attn(self.norm1(x), cos, sin, windows, frames, is_full)
     return x + self.mlp(self.norm2(x))
 
 
-class PatchMerger(nnx.Module):
-  """Groups of 4 patches -> one token of the language model's width."""
+class PatchMerger(layers.MLP):
+  """Groups of 4 patches -> one token of the language model's width.
 
-  def __init__(self, config: VisionConfig, dtype: Any, rngs: nnx.Rngs):
+  Attributes:
+    normed: width of the norm: a patch's, or a whole group's.
+    merged: width of a group.
+  """
+
+  def __init__(self, config: VisionConfig, dtype: Any, rngs: nnx.Rngs, *, whole: bool):
     merged = config.hidden_size * config.merge_unit
-    self.ln_q = layers.RMSNorm(config.hidden_size, _NORM_EPS, dtype)
-    self.fc1 = layers.linear(merged, merged, bias=True, dtype=dtype, rngs=rngs)
-    self.fc2 = layers.linear(
-      merged, config.out_hidden_size, bias=True, dtype=dtype, rngs=rngs
+    super().__init__(
+      (merged, merged, config.out_hidden_size),
+      approximate=False,
+      scale=1.0,
+      dtype=dtype,
+      rngs=rngs,
     )
-    self.merged = merged
+    self.normed, self.merged = merged if whole else config.hidden_size, merged
+    self.ln_q = _norm(config, self.normed, dtype)
 
   def __call__(self, x: Float[Array, "N d"]) -> Float[Array, "M D"]:
-    x = self.fc1(self.ln_q(x).reshape(-1, self.merged))
-    # The exact GELU; the tanh one is off by 1e-3.
-    return self.fc2(jax.nn.gelu(x, approximate=False))
+    x = self.ln_q(x.reshape(-1, self.normed))
+    return super().__call__(x.reshape(-1, self.merged))
 
 
 class VisionTower(nnx.Module):
-  """Qwen2.5-VL's ViT."""
+  """The ViT of Qwen2.5-VL (windows) or Qwen3-VL (position table, deepstack)."""
 
   def __init__(self, config: VisionConfig, dtype: Any, rngs: nnx.Rngs):
     self.config = config
     self.patch_embed = layers.linear(
-      config.patch_width, config.hidden_size, bias=False, dtype=dtype, rngs=rngs
+      config.patch_width,
+      config.hidden_size,
+      bias=config.patch_bias,
+      dtype=dtype,
+      rngs=rngs,
     )
+    if config.num_position_embeddings:
+      self.pos_embed = nnx.Embed(
+        config.num_position_embeddings,
+        config.hidden_size,
+        embedding_init=nnx.initializers.normal(0.02),
+        param_dtype=dtype,
+        rngs=rngs,
+      )
     self.blocks = layers.stacked(
       config.depth, lambda rngs: VisionBlock(config, dtype, rngs), rngs
     )
-    self.merger = PatchMerger(config, dtype, rngs)
+    self.merger = PatchMerger(config, dtype, rngs, whole=False)
+    if config.deepstack_visual_indexes:
+      self.deepstack_merger_list = layers.stacked(
+        len(config.deepstack_visual_indexes),
+        lambda rngs: PatchMerger(config, dtype, rngs, whole=True),
+        rngs,
+      )
 
   def __call__(
     self,
@@ -123,7 +157,7 @@ class VisionTower(nnx.Module):
     plan: VisionPlan,
     *,
     remat: bool = True,
-  ) -> Float[Array, "M D"]:
+  ) -> Float[Array, "M F"]:
     """Encodes all images of a batch.
 
     Args:
@@ -133,13 +167,18 @@ class VisionTower(nnx.Module):
         less time too.
 
     Returns:
-      Visual tokens in the order of the images.
+      Visual tokens in the order of the images: the embedding [M, D], and along the
+      last axis what is to be added after each of the language model's first layers.
     """
     config, unit = self.config, self.config.merge_unit
     x = self.patch_embed(pixel_values.astype(self.patch_embed.kernel.dtype))
     if plan.order is not None:
       x = permute(x.reshape(-1, unit * x.shape[-1]), plan.order, plan.inverse)
       x = x.reshape(-1, config.hidden_size)
+    if plan.taps is not None:
+      taps, weights = plan.taps, plan.tap_weights[..., None]
+      table = self.pos_embed.embedding[...]
+      x += sum(table[t] * w for t, w in zip(taps, weights)).astype(x.dtype)
 
     head_dim = config.hidden_size // config.num_heads
     frequencies = layers.inverse_frequencies(config.rope_theta, head_dim // 2)
@@ -152,13 +191,32 @@ class VisionTower(nnx.Module):
     same = bool(full[0]) if full.all() or not full.any() else None
     graphdef, params = nnx.split(self.blocks)
 
-    def block(x, layer):
-      params, is_full = layer
+    def block(x, params, is_full):
       is_full = is_full if same is None else same
       layer = nnx.merge(graphdef, params)
-      return layer(x, cos, sin, plan.windows, plan.frames, is_full), None
+      return layer(x, cos, sin, plan.windows, plan.frames, is_full)
 
     block = jax.checkpoint(block, prevent_cse=False) if remat else block
-    x, _ = jax.lax.scan(block, x, (params, full))
+    indexes = config.deepstack_visual_indexes
+    slots, kept = None, None
+    if indexes:
+      # The last slot is for the layers that are not kept.
+      slots = np.full(config.depth, len(indexes))
+      slots[list(indexes)] = np.arange(len(indexes))
+      kept = jnp.zeros((len(indexes) + 1, *x.shape), x.dtype)
+
+    def step(carry, inputs):
+      x, kept = carry
+      params, is_full, slot = inputs
+      x = block(x, params, is_full)
+      if slot is not None:
+        kept = jax.lax.dynamic_update_index_in_dim(kept, x, slot, 0)
+      return (x, kept), None
+
+    (x, kept), _ = jax.lax.scan(step, (x, kept), (params, full, slots))
     x = self.merger(x)
+    if indexes:
+      graphdef, params = nnx.split(self.deepstack_merger_list)
+      merge = lambda params, x: nnx.merge(graphdef, params)(x)  # noqa: E731
+      x = jnp.concatenate([x, *jax.vmap(merge)(params, kept[:-1])], -1)
     return x if plan.order is None else permute(x, plan.inverse, plan.order)

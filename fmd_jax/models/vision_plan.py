@@ -7,6 +7,7 @@ batch of equal images, that layout is a reshape and no index is kept at all.
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -40,6 +41,9 @@ class VisionPlan(NamedTuple):
     positions: int32 [2, N] row and column of each patch, in the new order.
     windows: what window layers attend within.
     frames: what full layers attend within; None when these are the windows.
+    taps: int32 [4, N] the entries of the position table that a patch lies between;
+      None without a table.
+    tap_weights: float32 [4, N] their weights; None likewise.
   """
 
   order: np.ndarray | None
@@ -47,6 +51,8 @@ class VisionPlan(NamedTuple):
   positions: np.ndarray
   windows: Segments
   frames: Segments | None
+  taps: np.ndarray | None = None
+  tap_weights: np.ndarray | None = None
 
 
 def _segments(lengths: list[int], longest: int = 0, number: int = 0) -> Segments:
@@ -77,26 +83,52 @@ def _windows_of_frame(rows: int, columns: int, side: int):
   return np.concatenate(windows), [len(window) for window in windows]
 
 
+def _taps(position: np.ndarray, size: int, side: int) -> tuple[np.ndarray, np.ndarray]:
+  """The two entries [2, n] of an axis that each place lies between, and their weights.
+
+  The first place falls on the first entry and the last on the last. In fp32 and in
+  this order, as transformers computes it.
+  """
+  at = position.astype(np.float32) * np.float32(side - 1) / np.float32(max(size - 1, 1))
+  low = np.floor(at)
+  entries = np.minimum(np.stack([low, low + 1]), side - 1).astype(np.int32)
+  high_weight = at - low
+  return entries, np.stack([1 - high_weight, high_weight])
+
+
+def _table_taps(position: np.ndarray, height: int, width: int, side: int):
+  """The four entries [4, n] of a square table around each patch, and their weights."""
+  rows, row_weights = _taps(position[0], height, side)
+  columns, column_weights = _taps(position[1], width, side)
+  entries = rows[:, None] * side + columns
+  weights = row_weights[:, None] * column_weights
+  return entries.reshape(4, -1), weights.reshape(4, -1)
+
+
 @functools.lru_cache(maxsize=256)
 def _plan(
   grids: tuple[tuple[int, int, int], ...], config: VisionConfig, bucketed: bool
 ) -> VisionPlan:
   merge, unit = config.spatial_merge_size, config.merge_unit
   side = config.window_size // merge // config.patch_size
-  order, positions, windows, frames = [], [], [], []
+  table_side = math.isqrt(config.num_position_embeddings)
+  order, positions, windows, frames, taps = [], [], [], [], []
   start = 0
   for times, height, width in grids:
     if height % merge or width % merge or min(times, height, width) < 1:
       raise ValueError(f"image grid {times, height, width} is no multiple of {merge}")
     rows, columns = height // merge, width // merge
-    in_frame, lengths = _windows_of_frame(rows, columns, side)
+    in_frame, lengths = _windows_of_frame(rows, columns, side or max(rows, columns))
     row, column = np.divmod(in_frame, columns)
     # Patches come in groups of merge x merge, row by row within the group.
     row = (row[:, None, None] * merge + np.arange(merge)[:, None]).repeat(merge, 2)
     column = (column[:, None, None] * merge + np.arange(merge)).repeat(merge, 1)
+    position = np.stack([row.ravel(), column.ravel()])
     for _ in range(times):
       order.append(start + in_frame)
-      positions.append(np.stack([row.ravel(), column.ravel()]))
+      positions.append(position)
+      if table_side:
+        taps.append(_table_taps(position, height, width, table_side))
       windows += [unit * n for n in lengths]
       frames.append(height * width)
       start += rows * columns
@@ -105,25 +137,34 @@ def _plan(
     # Padding patches attend among themselves, in segments of their own: left out of
     # all segments, they would have to be kept out of every gradient.
     padding = bucket(start, 4) - start
-    longest, full = bucket(max(frames), 2), unit * side**2
+    longest = bucket(max(frames), 2)
+    full = unit * side**2 or longest
     order.append(np.arange(start, start + padding))
     positions.append(np.zeros((2, unit * padding), int))
+    if table_side:
+      taps.append((np.zeros((4, unit * padding), np.int32),) * 2)
     windows += _cut(unit * padding, full)
     frames += _cut(unit * padding, longest)
     # One empty segment at least: with and without index arrays are two programs.
     in_windows = _segments(windows, full, bucket(len(windows) + 1, 1))
-    in_frames = _segments(frames, longest, bucket(len(frames) + 1, 1))
+    in_frames = _segments(frames, longest, bucket(len(frames) + 1, 1)) if side else None
   else:
     in_windows = _segments(windows)
     in_frames = None if windows == frames else _segments(frames)
   order = np.concatenate(order).astype(np.int32)
-  in_order = not mixed and np.array_equal(order, np.arange(len(order)))
+  in_order = np.array_equal(order, np.arange(len(order)))
+  # Whether there is an order must not depend on what a bucket holds.
+  in_order = in_order and not (mixed and side)
   return VisionPlan(
     order=None if in_order else order,
     inverse=None if in_order else np.argsort(order).astype(np.int32),
     positions=np.concatenate(positions, 1).astype(np.int32),
     windows=in_windows,
     frames=in_frames,
+    taps=np.concatenate([t for t, _ in taps], 1) if taps else None,
+    tap_weights=np.concatenate([w for _, w in taps], 1).astype(np.float32)
+    if taps
+    else None,
   )
 
 

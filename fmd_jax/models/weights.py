@@ -19,15 +19,16 @@ import safetensors.numpy
 from flax import nnx
 
 from fmd_jax.models import config as configs
-from fmd_jax.models.qwen2_5_vl import Qwen2_5_VL
+from fmd_jax.models.families import FAMILIES, Family
+from fmd_jax.models.qwen_vl import QwenVL
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 MAX_SHARD_BYTES = 5 * 10**9
 _LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "bias": "bias"}
-_STACKS = ("blocks", "layers")
-_MODULES = {"fc1": "mlp.0", "fc2": "mlp.2", "patch_embed": "patch_embed.proj"}
-# The hub's names, which transformers also saves; and those it has in memory.
+_STACKS = ("blocks", "layers", "deepstack_merger_list")
+# By `Family.nested`. The hub's names, which transformers also saves; transformers has
+# all models' nested in memory, and older versions saved them so.
 _ROOTS = (
   {"visual": "visual", "language_model": "model", "lm_head": "lm_head"},
   {
@@ -42,11 +43,11 @@ class CheckpointError(configs.ConfigError):
   """A folder whose weights cannot be read; the message is one line."""
 
 
-def _template(path: tuple[str, ...], roots: dict[str, str]) -> str:
+def _template(path: tuple[str, ...], family: Family, nested: bool) -> str:
   """The file's name of a parameter, with {} for the layer where it is stacked."""
-  words = [roots[path[0]]]
+  words = [_ROOTS[nested][path[0]]]
   for word in path[1:-1]:
-    words.append(_MODULES.get(word, word))
+    words.append(family.modules.get(word, word))
     if word in _STACKS:
       words.append("{}")
   return ".".join([*words, _LEAVES[path[-1]]])
@@ -108,7 +109,7 @@ def _some(names: set[str]) -> str:
   return ", ".join(shown) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def load(folder: str | pathlib.Path, dtype: Any = jnp.float32) -> Qwen2_5_VL:
+def load(folder: str | pathlib.Path, dtype: Any = jnp.float32) -> QwenVL:
   """Loads a Hugging Face checkpoint folder: its config and safetensors, nothing else.
 
   Args:
@@ -124,14 +125,14 @@ def load(folder: str | pathlib.Path, dtype: Any = jnp.float32) -> Qwen2_5_VL:
   files = _Files(folder)
   names = files.names()
   graphdef, abstract = nnx.split(
-    nnx.eval_shape(lambda: Qwen2_5_VL(config, rngs=nnx.Rngs(0), dtype=dtype))
+    nnx.eval_shape(lambda: QwenVL(config, rngs=nnx.Rngs(0), dtype=dtype))
   )
   nested = any(name.startswith("model.visual.") for name in names)
-  roots = _ROOTS[nested]
+  family = FAMILIES[config.model_type]
   flat = list(nnx.to_flat_state(abstract))
   wanted = {}
   for path, variable in flat:
-    template = _template(path, roots)
+    template = _template(path, family, nested)
     depth = variable.shape[0] if "{}" in template else 1
     wanted[path] = [template.format(i) for i in range(depth)]
   expected = {name for group in wanted.values() for name in group}
@@ -150,7 +151,7 @@ def load(folder: str | pathlib.Path, dtype: Any = jnp.float32) -> Qwen2_5_VL:
   loaded = []
   for path, variable in flat:
     array = np.empty(variable.shape, variable.dtype)
-    stacked = "{}" in _template(path, roots)
+    stacked = "{}" in _template(path, family, nested)
     for i, name in enumerate(wanted[path]):
       tensor = _from_file(path, files.read(name))
       place = array[i] if stacked else array
@@ -164,9 +165,10 @@ def load(folder: str | pathlib.Path, dtype: Any = jnp.float32) -> Qwen2_5_VL:
   return nnx.merge(graphdef, nnx.from_flat_state(loaded))
 
 
-def _tensors(model: Qwen2_5_VL) -> Iterator[tuple[str, np.ndarray]]:
+def _tensors(model: QwenVL) -> Iterator[tuple[str, np.ndarray]]:
+  family = FAMILIES[model.config.model_type]
   for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
-    template = _template(path, _ROOTS[0])
+    template = _template(path, family, family.nested)
     array = np.asarray(jax.device_get(variable[...]))
     layers = array if "{}" in template else [array]
     for i, layer in enumerate(layers):
@@ -174,7 +176,7 @@ def _tensors(model: Qwen2_5_VL) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def save(
-  model: Qwen2_5_VL,
+  model: QwenVL,
   folder: str | pathlib.Path,
   source: str | pathlib.Path | None = None,
 ) -> None:

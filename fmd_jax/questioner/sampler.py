@@ -1,7 +1,7 @@
 """Jitted sampling: image and prompt once, then G responses that share their keys.
 
 Axes: B images · G responses per image · P prompt tokens · T completion tokens ·
-V vocabulary.
+V vocabulary · F width of a visual token.
 """
 
 import functools
@@ -56,13 +56,13 @@ class Samples(NamedTuple):
     tokens: [B, G, T]; the pad id from `lengths` on.
     logprobs: [B, G, T] of the distribution sampled from; 0 from `lengths` on.
     lengths: [B, G] tokens, the end-of-sequence token included.
-    image_features: [M, D] of all images, for a trainer whose vision tower is frozen.
+    image_features: [M, F] of all images, for a trainer whose vision tower is frozen.
   """
 
   tokens: Int[Array, "B G T"]
   logprobs: Float[Array, "B G T"]
   lengths: Int[Array, "B G"]
-  image_features: Float[Array, "M D"]
+  image_features: Float[Array, "M F"]
 
 
 class _Decoding(NamedTuple):

@@ -43,6 +43,25 @@ def model_angles(model, positions):
   return jnp.cos(angles), jnp.sin(angles)
 
 
+def test_deepstack_is_added_after_the_first_layers():
+  # Added before its layer, after every layer, or to keys alone; lost with a tap.
+  model = tiny.model(seed=0, **tiny.QWEN3)
+  x, positions, mask = rows(0, 2, 1, 5)
+  extra = np.random.default_rng(1).normal(size=x.shape).astype(np.float32)
+  wide = np.concatenate([x, extra], -1)
+  hidden, kv, tapped = model.language(wide, positions, mask, tap=1)
+  _, plain_kv, plain = model.language(x, positions, mask, tap=1)
+  np.testing.assert_allclose(tapped, plain + extra, atol=1e-5)
+  untapped, _ = model.language(wide, positions, mask)
+  np.testing.assert_allclose(hidden, untapped, atol=1e-5)
+  first, second = (np.abs(a - b).max() for a, b in zip(kv[0], plain_kv[0]))
+  assert first == 0 and second > 0.1
+  graphdef, params = nnx.split(model.language_model.layers)
+  last = nnx.merge(graphdef, jax.tree.map(lambda p: p[1], params))
+  after, _ = last(tapped, *model_angles(model, positions), mask, None)
+  np.testing.assert_allclose(model.language_model.norm(after), hidden, atol=1e-5)
+
+
 def test_remat_changes_nothing():
   model = tiny.model(seed=0)
   x, positions, mask = rows(1, 2, 1, 4)
@@ -137,12 +156,21 @@ def test_images_fill_their_places_in_order():
   np.testing.assert_array_equal(got[1, 0], features[2])
   np.testing.assert_array_equal(got[0, [0, 3]], table[[5, 6]])
   np.testing.assert_array_equal(model.embed(ids, None), table[ids])
+  # What deepstack adds stands behind: zero at words, where it must change nothing.
+  deep = tiny.model(seed=0, **tiny.QWEN3)
+  wide = np.arange(5 * 64, dtype=np.float32).reshape(5, 64)
+  got = np.asarray(deep.embed(ids, wide))
+  np.testing.assert_array_equal(got[0, 1:3], wide[:2])
+  assert (got[ids != image][:, 32:] == 0).all()
+  with pytest.raises(ValueError, match="features are 32 wide, the model's are 64"):
+    deep.embed(ids, features)
 
 
+@pytest.mark.parametrize("family", tiny.FAMILIES, ids=tiny.FAMILY_NAMES)
 @pytest.mark.parametrize("tied", [True, False])
-def test_every_parameter_has_its_axes(tied):
+def test_every_parameter_has_its_axes(tied, family):
   # A new parameter without axes would be copied to every chip of a pod.
-  model = tiny.model(seed=0, tie_word_embeddings=tied)
+  model = tiny.model(seed=0, tie_word_embeddings=tied, **family)
   sizes = {}
   for path, variable in nnx.to_flat_state(nnx.state(model)):
     names = axes.logical_axes(path)

@@ -9,10 +9,35 @@ VOCABULARY = 96
 IMAGE, VIDEO, START, END = 90, 91, 92, 93
 PAD, EOS = 1, 2
 WORDS = range(3, 80)
+_TEXT = {
+  "Qwen2_5_VL": {},
+  "Qwen3VL": {
+    "head_dim": 24,  # four heads are wider than the model
+    "rope_parameters": {
+      "rope_type": "default",
+      "rope_theta": 1e4,
+      "mrope_section": [6, 3, 3],
+      "mrope_interleaved": True,
+    },
+  },
+}
+_VISION = {
+  "Qwen2_5_VL": {"fullatt_block_indexes": [1, 3], "tokens_per_second": 2},
+  "Qwen3VL": {
+    "patch_size": 4,
+    "num_position_embeddings": 36,
+    "deepstack_visual_indexes": [0, 2],
+  },
+}
 
 
-def peer(text: dict | None = None, vision: dict | None = None, tied: bool = True):
-  """A random Qwen2_5_VLForConditionalGeneration, fp32.
+def peer(
+  text: dict | None = None,
+  vision: dict | None = None,
+  tied: bool = True,
+  family: str = "Qwen2_5_VL",
+):
+  """A random {family}ForConditionalGeneration, fp32.
 
   Weights have std 0.15 and biases and norms are perturbed: at the customary 0.02 the
   layers are nearly the identity, and almost any wrong layer passes a test.
@@ -39,6 +64,7 @@ def peer(text: dict | None = None, vision: dict | None = None, tied: bool = True
       "rope_theta": 1e4,
       "mrope_section": [2, 3, 3],
     },
+    **_TEXT[family],
     **(text or {}),
   }
   vision = {
@@ -47,11 +73,10 @@ def peer(text: dict | None = None, vision: dict | None = None, tied: bool = True
     "intermediate_size": 48,
     "num_heads": 2,
     "out_hidden_size": text["hidden_size"],
-    "fullatt_block_indexes": [1, 3],
-    "tokens_per_second": 2,
+    **_VISION[family],
     **(vision or {}),
   }
-  config = transformers.Qwen2_5_VLConfig(
+  config = getattr(transformers, f"{family}Config")(
     text_config=text,
     vision_config=vision,
     tie_word_embeddings=tied,
@@ -60,7 +85,7 @@ def peer(text: dict | None = None, vision: dict | None = None, tied: bool = True
     vision_start_token_id=START,
     vision_end_token_id=END,
   )
-  model = transformers.Qwen2_5_VLForConditionalGeneration(config).eval()
+  model = getattr(transformers, f"{family}ForConditionalGeneration")(config).eval()
   generator = torch.Generator().manual_seed(0)
   with torch.no_grad():
     for parameter in model.parameters():
@@ -84,12 +109,15 @@ class Rows(NamedTuple):
     return self.attention_mask.sum(1)
 
 
-def rows(*contents: list[int | tuple[int, int]], seed: int = 0) -> Rows:
+def rows(
+  *contents: list[int | tuple[int, int]], seed: int = 0, patch_size: int = 14
+) -> Rows:
   """Rows of random words and images.
 
   Args:
     *contents: one list a row: n for n words, (height, width) in patches for an image.
     seed: of words and pixels.
+    patch_size: the model's.
   """
   rng = np.random.default_rng(seed)
   grids, made = [], []
@@ -106,7 +134,8 @@ def rows(*contents: list[int | tuple[int, int]], seed: int = 0) -> Rows:
   mask = np.array([[1] * len(r) + [0] * (longest - len(r)) for r in made])
   ids = np.array([r + [PAD] * (longest - len(r)) for r in made])
   grid = np.array(grids, np.int64)
-  pixels = rng.normal(size=(grid.prod(1).sum(), 3 * 2 * 14 * 14)).astype(np.float32)
+  size = (grid.prod(-1).sum(), 3 * 2 * patch_size**2)
+  pixels = rng.normal(size=size).astype(np.float32)
   return Rows(ids, mask, pixels, grid)
 
 

@@ -61,6 +61,31 @@ def test_patches_equal_transformers(ours, hf_images, height, width):
   np.testing.assert_array_equal(patches, expected["pixel_values"])
 
 
+def test_qwen3_patches_equal_transformers(tmp_path):
+  # A mean of CLIP's, 14 or 28 written out somewhere, or the old bounds of area.
+  from transformers import AutoImageProcessor
+
+  settings = {
+    "size": {"longest_edge": 64 * 32 * 32, "shortest_edge": 4 * 32 * 32},
+    "patch_size": 16,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+  }
+  for name, given in (("hub", settings), ("silent", {})):
+    # A silent file means the class's defaults, though they do not fit the model.
+    folder = tiny.write_processor(tmp_path / name, **given)
+    (folder / "config.json").write_text(json.dumps({"model_type": "qwen3_vl"}))
+    theirs = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    ours = processor.Processor.from_folder(folder)
+    sizes = ((64, 96), (48, 80), (97, 150), (20, 30), (700, 300))
+    images = [PIL.Image.fromarray(_noise(*size)) for size in sizes]
+    expected = theirs(images, return_tensors="np")
+    patches, grids = ours.images(images)
+    np.testing.assert_array_equal(grids, expected["image_grid_thw"])
+    np.testing.assert_array_equal(patches, expected["pixel_values"])
+  assert patches.shape[1] == 1176 and ours.image_settings.mean[0] > 0.48
+
+
 def test_several_images_in_one_call(ours, hf_images):
   # Joining along a wrong axis, or padding to one size, would differ.
   images = [PIL.Image.fromarray(_noise(h, w, seed=h)) for h, w in [(84, 56), (90, 200)]]

@@ -111,6 +111,36 @@ def processor_vocabulary() -> int:
   return WORDS + len(SPECIAL) + len(NOT_SPECIAL)
 
 
+# Given to `config` and `model`, these make it a Qwen3-VL: heads wider than the model,
+# a position table of 6 x 6 and one deepstack layer of the two.
+QWEN3 = {
+  "model_type": "qwen3_vl",
+  "text_config": {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 24,
+    "rope_parameters": {"rope_theta": 1e4, "mrope_section": [6, 3, 3]},
+  },
+  "vision_config": {
+    "depth": 2,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_heads": 2,
+    "out_hidden_size": 32,
+    "patch_size": 4,
+    "num_position_embeddings": 36,
+    "deepstack_visual_indexes": [0],
+  },
+}
+# For `pytest.mark.parametrize` and `pytest.fixture(params=…)`.
+FAMILIES = [{}, QWEN3]
+FAMILY_NAMES = ["Qwen2.5-VL", "Qwen3-VL"]
+
+
 def config(**changes) -> model_config.ModelConfig:
   """A Qwen2.5-VL of 2 layers and width 32 whose pad id ends sequences too."""
   ids = {name: WORDS + i for i, name in enumerate(SPECIAL)}

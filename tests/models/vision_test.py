@@ -61,6 +61,28 @@ def test_plan_groups_patches_as_defined(window, bucketed):
     assert got == [tuple(j for j in range(real) if keys[j] == k) for k in keys]
 
 
+@pytest.mark.parametrize("bucketed", [False, True])
+def test_plan_without_windows(bucketed):
+  # Wrong: an index that keeps the order all the same; frames joined; an image's last
+  # row not on the table's last row; rows and columns swapped, in the table or in its
+  # entries; a clip's second frame without positions.
+  config = tiny.config(**tiny.QWEN3).vision
+  plan = models.vision_plan(GRIDS, config, bucketed=bucketed)
+  real = GRIDS.prod(-1).sum()
+  assert plan.order is None and plan.frames is None
+  frame = np.repeat(np.arange(5), [24, 64, 20, 16, 16])
+  wanted = [tuple(np.flatnonzero(frame == k)) for k in frame]
+  assert members(plan.windows)[:real] == wanted
+  # A table that is linear in row and column is read exactly between its entries.
+  size = np.repeat(GRIDS[:, 1:], GRIDS.prod(-1), axis=0).T
+  row, column = plan.positions[:, :real] * 5 / (size - 1)
+  table = np.add.outer(7.0 * np.arange(6), np.arange(6)).ravel()
+  got = (table[plan.taps] * plan.tap_weights).sum(0)[:real]
+  np.testing.assert_allclose(got, 7 * row + column, rtol=1e-6)
+  assert plan.taps.shape[1] == plan.positions.shape[1]
+  assert models.vision_plan(GRIDS, tiny.config().vision).taps is None
+
+
 def test_equal_images_need_no_index():
   # The fast path of every training batch: a reshape and no gather.
   config = tiny.config().vision
@@ -115,13 +137,14 @@ def encode_and_gradient(model, grids, pixels, weights, each=False, **settings):
   return jnp.concatenate(outs), jax.tree.map(lambda *g: sum(g), *gradients)
 
 
-@pytest.fixture(scope="module")
-def one_by_one():
+@pytest.fixture(scope="module", params=tiny.FAMILIES, ids=tiny.FAMILY_NAMES)
+def one_by_one(request):
   """Each image alone, where windows differ in length but nothing else is mixed."""
-  model = tiny.model(seed=0)
+  model = tiny.model(seed=0, **request.param)
   grids = GRIDS[:3]
   rng = np.random.default_rng(0)
-  pixels = rng.normal(size=(grids.prod(-1).sum(), 1176)).astype(np.float32)
+  pixels = rng.normal(size=(grids.prod(-1).sum(), model.config.vision.patch_width))
+  pixels = pixels.astype(np.float32)
   weights = rng.normal(size=(len(pixels) // 4, 1)).astype(np.float32)
   alone = encode_and_gradient(model, grids, pixels, weights, each=True)
   return model, grids, pixels, weights, alone

@@ -25,9 +25,10 @@ def same(a, b):
   return all(np.array_equal(left[k][...], right[k][...]) for k in left)
 
 
+@pytest.mark.parametrize("family", tiny.FAMILIES, ids=tiny.FAMILY_NAMES)
 @pytest.mark.parametrize("tied", [True, False])
-def test_round_trip(tmp_path, tied):
-  model = tiny.model(seed=0, tie_word_embeddings=tied)
+def test_round_trip(tmp_path, tied, family):
+  model = tiny.model(seed=0, tie_word_embeddings=tied, **family)
   models.save(model, tmp_path)
   again = models.load(tmp_path)
   assert again.config == model.config
@@ -135,8 +136,8 @@ def bad_folders(folder, model):
       f"{norm} has the shape \\(31,\\)",
     ),
     "other model": (
-      lambda: write({**config, "model_type": "qwen3_vl"}),
-      "model_type 'qwen3_vl' is not supported",
+      lambda: write({**config, "model_type": "qwen3_vl_moe"}),
+      "model_type 'qwen3_vl_moe' is not supported .'qwen2_5_vl' and 'qwen3_vl' are",
     ),
     "yarn": (
       lambda: write(
@@ -269,6 +270,10 @@ def test_both_layouts_of_a_config():
     rope_theta=1e6,
     mrope_section=(16, 24, 24),
     max_position_embeddings=128000,
+    head_dim=128,
+    attention_bias=True,
+    qk_norm=False,
+    mrope_interleaved=False,
   )
   assert flat.vision.hidden_size == 1280 and flat.vision.patch_width == 1176
   assert flat.tie_word_embeddings

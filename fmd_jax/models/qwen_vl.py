@@ -1,7 +1,8 @@
-"""Qwen2.5-VL: the module, and the pieces that sampler, scorer and recipes use.
+"""The module of a Qwen-VL, and the pieces that sampler, scorer and recipes use.
 
 Axes: B images · G responses per image · P prompt tokens · T completion tokens ·
-S keys · D width · V vocabulary · N patches · M visual tokens · I images · L layers.
+S keys · D width · V vocabulary · N patches · M visual tokens · I images · L layers ·
+F = D times one and the number of deepstack layers (in Qwen2.5-VL none: F = D).
 """
 
 import functools
@@ -23,7 +24,7 @@ from fmd_jax.models.vision import VisionTower
 from fmd_jax.models.vision_plan import VisionPlan, vision_plan
 
 
-class Qwen2_5_VL(nnx.Module):
+class QwenVL(nnx.Module):
   """The whole model; every method but `__call__` is pure and may be jitted.
 
   `nnx.split` it once, and `nnx.merge` inside the jitted function.
@@ -50,29 +51,38 @@ class Qwen2_5_VL(nnx.Module):
     plan: VisionPlan,
     *,
     remat: bool = True,
-  ) -> Float[Array, "M D"]:
+  ) -> Float[Array, "M F"]:
     """Visual tokens of all images, in order; see `vision.VisionTower`."""
     return self.visual(pixel_values, plan, remat=remat)
 
   def embed(
-    self, input_ids: Int[Array, "..."], image_features: Float[Array, "M D"] | None
-  ) -> Float[Array, "... D"]:
+    self, input_ids: Int[Array, "..."], image_features: Float[Array, "M F"] | None
+  ) -> Float[Array, "... F"]:
     """Token embeddings, with image tokens replaced by the features in order.
 
     Args:
       input_ids: of any shape, [B, S] or [B, G, T].
       image_features: at least as many as there are image tokens; None leaves the
         image tokens' own embeddings.
+
+    Returns:
+      [..., F] with features, what deepstack adds being 0 at all other tokens;
+      [..., D] without.
     """
     x = self.language_model.embed_tokens(input_ids)
     if image_features is None:
       return x
+    width, wanted = image_features.shape[-1], self.config.feature_width
+    if width != wanted:
+      raise ValueError(f"image features are {width} wide, the model's are {wanted}")
+    if width > x.shape[-1]:
+      x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, width - x.shape[-1])])
     places = (input_ids == self.config.image_token_id).ravel()
     return fill(x.reshape(-1, x.shape[-1]), image_features, places).reshape(x.shape)
 
   def language(
     self,
-    x: Float[Array, "B G T D"],
+    x: Float[Array, "B G T F"],
     positions: Int[Array, "3 B G T"],
     mask: Bool[Array, "#B #G #T T"],
     prefix: KV | None = None,
@@ -84,13 +94,13 @@ class Qwen2_5_VL(nnx.Module):
     """Runs rows through the language model.
 
     Args:
-      x: embeddings. A plain forward has G = 1.
+      x: from `embed`, F or D wide. A plain forward has G = 1.
       positions: M-RoPE positions.
       mask: which tokens of its own row a token sees; a size of 1 broadcasts.
       prefix: keys and values [L, B, P, KV, h] of a prompt that the G rows share.
       prefix_mask: which of them are seen; needed with `prefix`.
       tap: also return the hidden state after this many layers, before any final norm
-        (transformers' hidden_states[tap]).
+        (transformers' hidden_states[tap]; what deepstack adds there is in it).
       remat: recompute each layer in the backward pass: less memory, and on a CPU
         less time too.
 
@@ -198,9 +208,9 @@ def _forward(graphdef, params, input_ids, pixel_values, plan, positions, seen):
   return model.unembed(hidden[:, 0])
 
 
-def init(config: ModelConfig, seed: int, dtype: Any = jnp.float32) -> Qwen2_5_VL:
+def init(config: ModelConfig, seed: int, dtype: Any = jnp.float32) -> QwenVL:
   """A model with random weights, scaled for training from nothing."""
-  make = lambda: Qwen2_5_VL(config, rngs=nnx.Rngs(seed), dtype=dtype)  # noqa: E731
+  make = lambda: QwenVL(config, rngs=nnx.Rngs(seed), dtype=dtype)  # noqa: E731
   # One compiled program: run one by one, the initialisers take a minute to compile.
   params = jax.jit(lambda: nnx.state(make()))()
   return nnx.merge(nnx.graphdef(nnx.eval_shape(make)), params)
