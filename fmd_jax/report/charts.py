@@ -7,6 +7,7 @@ from typing import NamedTuple
 from markupsafe import Markup, escape
 
 _W, _H = 360, 210  # of the view box; the page scales it
+_DIGIT = 7  # width of a digit, about
 _LEFT, _RIGHT, _TOP, _BOTTOM = 40, 8, 10, 28
 
 
@@ -70,7 +71,11 @@ def line_chart(
     parts.append(_text(_LEFT - 5, y + 3.5, text, "end"))
   for tick in x_ticks:
     if tick <= x_span[1]:
-      parts.append(_text(to_x(tick), _H - 14, f"{tick:g}", "middle"))
+      x, text = to_x(tick), f"{tick:g}"
+      # In the middle of the last tick, a long number would leave the picture.
+      outside = x + _DIGIT / 2 * len(text) > _W
+      place = (_W, "end") if outside else (x, "middle")
+      parts.append(_text(place[0], _H - 14, text, place[1]))
   parts.append(_text(_W - _RIGHT, _H - 3, x_label, "end"))
   for line, some in zip(lines, points, strict=True):
     if len(some) == 1:

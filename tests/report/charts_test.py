@@ -71,3 +71,10 @@ def test_text_is_escaped():
   ):
     tags = {e.tag for e in ElementTree.fromstring(svg).iter()}
     assert tags <= {"svg", "title", "path", "text", "circle"}
+
+
+def test_a_long_number_at_the_end_of_an_axis_stays_inside():
+  # Centred on its tick, "30000" would reach 9 units beyond the picture.
+  svg = line_chart("t", [Line("a", 0, [0, 30000], [0.0, 1.0])])
+  assert 'x="360.0" y="196.0" text-anchor="end">30000<' in svg
+  assert 'text-anchor="middle">10000<' in svg
