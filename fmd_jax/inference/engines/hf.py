@@ -96,18 +96,14 @@ class HFEngine:
     self.name, self.revision = name, revision(folder)
 
   def generate(self, requests: Sequence[Request]) -> list[Reply]:
-    rows, failed, pixels = self._prepare(requests)
-    # Equal rows have equal replies (greedy, or the same seed), so each runs once.
-    unique = list(dict.fromkeys(row for row in rows if row is not None))
-    replies: dict[_Row, Reply] = {}
+    rows, replies, pixels = self._prepare(requests)
+    good = [index for index, row in enumerate(rows) if row is not None]
     with self._torch.inference_mode():
-      for start in range(0, len(unique), self._batch):
-        part = unique[start : start + self._batch]
-        replies.update(zip(part, self._run(part, pixels), strict=True))
-    return [
-      replies[row] if row is not None else failed[index]
-      for index, row in enumerate(rows)
-    ]
+      for start in range(0, len(good), self._batch):
+        part = good[start : start + self._batch]
+        found = self._run([rows[index] for index in part], pixels)
+        replies.update(zip(part, found, strict=True))
+    return [replies[index] for index in range(len(rows))]
 
   def _prepare(
     self, requests: Sequence[Request]
@@ -187,7 +183,7 @@ class HFEngine:
     return out["pixel_values"], out["image_grid_thw"]
 
   def _run(self, rows: list[_Row], pixels: dict) -> list[Reply]:
-    """Computes R different rows."""
+    """Computes R rows."""
     torch = self._torch
     heads = list(dict.fromkeys((row.head, row.images) for row in rows))
     cache, head_mask, next_position = self._prefill_heads(heads, pixels)
