@@ -154,7 +154,7 @@ class Budget:
   questioner_scenes: int = 10_000
   broad_steps: int = 4000
   tail_steps: int = 1500
-  polish_steps: int = 1200
+  polish_steps: int = 800
   heldout: int = 400
   peak: float = 2e-3
 
