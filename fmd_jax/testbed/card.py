@@ -24,11 +24,6 @@ from fmd_jax.world.scenes import sample_scene
 from fmd_jax.world.skills import EASY_SKILLS, SKILLS, skills
 
 ASSETS = pathlib.Path(__file__).parent / "assets"
-NAMES = tuple(
-  role if name == "base" else f"{role}_{name}"
-  for name, member in recipe.FAMILY.items()
-  for role in member.roles
-)
 _HELDOUT_SEED = 9_000_000
 _PER_SCENE = 18
 _RESPONSES = 4
