@@ -11,7 +11,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,17 +53,40 @@ def _template(path: Path, family: Family, nested: bool) -> str:
   return ".".join([*words, _LEAVES[path[-1]]])
 
 
-def _file_shape(
-  path: Path, shape: tuple[int, ...], config: configs.VisionConfig
-) -> tuple[int, ...]:
-  """The shape in a file of one layer of a parameter."""
-  if path[-1] != "kernel":
-    return shape
-  if path[1] != "patch_embed":
-    return shape[::-1]
-  # A convolution whose stride is its size: a projection.
-  side, frames = config.patch_size, config.temporal_patch_size
-  return (shape[-1], config.in_channels, frames, side, side)
+class FileTensor(NamedTuple):
+  """A tensor of a file: its shape there, and which parameter or layer of one it is."""
+
+  path: Path
+  layer: int | None
+  shape: tuple[int, ...]
+
+
+def layout(
+  state: nnx.State, config: configs.ModelConfig, nested: bool | None = None
+) -> dict[str, FileTensor]:
+  """What the files of a model hold, by name, in order.
+
+  Args:
+    state: the model's parameters, abstract or not.
+    config: the model's.
+    nested: names as transformers has them in memory; None: as the hub has them.
+  """
+  family = FAMILIES[config.model_type]
+  nested = family.nested if nested is None else nested
+  side, frames = config.vision.patch_size, config.vision.temporal_patch_size
+  tensors = {}
+  for path, variable in nnx.to_flat_state(state):
+    template, shape, layers = _template(path, family, nested), variable.shape, (None,)
+    if "{}" in template:
+      layers, shape = range(shape[0]), shape[1:]
+    if path[1] == "patch_embed" and path[-1] == "kernel":
+      # A convolution whose stride is its size: a projection.
+      shape = (shape[-1], config.vision.in_channels, frames, side, side)
+    elif path[-1] == "kernel":
+      shape = shape[::-1]
+    for layer in layers:
+      tensors[template.format(layer)] = FileTensor(path, layer, shape)
+  return tensors
 
 
 def _some(names: set[str]) -> str:
@@ -73,8 +96,8 @@ def _some(names: set[str]) -> str:
 
 def _check(
   folder: pathlib.Path,
-  found: dict[str, tuple[int, ...]],
-  wanted: dict[str, tuple[int, ...]],
+  found: dict[str, tensor_files.Tensor],
+  wanted: dict[str, FileTensor],
   tied: bool,
 ) -> None:
   # A tied head may be stored all the same; rotary tables of old files are constants.
@@ -88,10 +111,11 @@ def _check(
     raise CheckpointError(f"{folder} lacks the tensors {_some(missing)}")
   if left_over:
     raise CheckpointError(f"{folder} has unknown tensors {_some(left_over)}")
-  for name, shape in wanted.items():
-    if found[name] != shape:
+  for name, (_, _, shape) in wanted.items():
+    if found[name].shape != shape:
       raise CheckpointError(
-        f"{folder}: {name} has the shape {found[name]}, the config asks for {shape}"
+        f"{folder}: {name} has the shape {found[name].shape}, the config asks for"
+        f" {shape}"
       )
 
 
@@ -121,51 +145,42 @@ def load(
   graphdef, abstract = nnx.split(
     nnx.eval_shape(lambda: QwenVL(config, rngs=nnx.Rngs(0), dtype=dtype))
   )
-  family = FAMILIES[config.model_type]
-  flat = list(nnx.to_flat_state(abstract))
   with tensor_files.TensorReader(folder) as reader:
     nested = any(name.startswith("model.visual.") for name in reader.tensors)
-    names, wanted = {}, {}
-    for path, variable in flat:
-      template, shape = _template(path, family, nested), variable.shape
-      if "{}" in template:
-        names[path] = [template.format(i) for i in range(shape[0])]
-        shape = shape[1:]
-      else:
-        names[path] = template
-      for name in _listed(names[path]):
-        wanted[name] = _file_shape(path, shape, config.vision)
-    found = {name: tensor.shape for name, tensor in reader.tensors.items()}
-    _check(folder, found, wanted, config.tie_word_embeddings)
+    wanted = layout(abstract, config, nested)
+    _check(folder, reader.tensors, wanted, config.tie_word_embeddings)
+    names: dict[Path, list[str]] = {}
+    for name, tensor in wanted.items():
+      names.setdefault(tensor.path, []).append(name)
 
     loaded = []
-    for path, variable in flat:
+    for path, variable in nnx.to_flat_state(abstract):
       sharding = None
       if shardings is not None:
         by_path = isinstance(shardings, Mapping)
         sharding = shardings[path] if by_path else shardings(path, variable.shape)
-      read = functools.partial(_read, reader, names[path], path[-1] == "kernel", dtype)
+      stacked = wanted[names[path][0]].layer is not None
+      read = functools.partial(
+        _read, reader, names[path], stacked, path[-1] == "kernel", dtype
+      )
       loaded.append((path, variable.replace(_place(read, variable.shape, sharding))))
   return nnx.merge(graphdef, nnx.from_flat_state(loaded))
 
 
-def _listed(names: list[str] | str) -> list[str]:
-  return [names] if isinstance(names, str) else names
-
-
 def _read(
   reader: tensor_files.TensorReader,
-  names: list[str] | str,
+  names: list[str],
+  stacked: bool,
   transposed: bool,
   dtype: Any,
   box: tuple[slice, ...],
 ) -> np.ndarray:
-  """A part of one parameter: from each layer's tensor, where there are `names`."""
+  """A part of one parameter: from each layer's tensor, if `stacked`."""
   array = np.empty([s.stop - s.start for s in box], dtype)
   layers, inner = [array], box
-  if not isinstance(names, str):
+  if stacked:
     layers, inner, names = array, box[1:], names[box[0]]
-  for layer, name in zip(layers, _listed(names), strict=True):
+  for layer, name in zip(layers, names, strict=True):
     if transposed:
       matrix, (columns, rows) = layer.T, inner
     else:
@@ -233,27 +248,22 @@ def save(
   if dtype is None:
     dtype = model.language_model.embed_tokens.embedding.dtype
   dtype = np.dtype(dtype)
-  family = FAMILIES[model.config.model_type]
-  tensors, shapes = {}, {}
-  for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
-    template, shape = _template(path, family, family.nested), variable.shape
-    stacked = "{}" in template
-    for layer in range(shape[0]) if stacked else (None,):
-      name = template.format(layer)
-      tensors[name] = (path[-1] == "kernel", variable, layer)
-      shapes[name] = _file_shape(path, shape[stacked:], model.config.vision)
+  state = nnx.state(model, nnx.Param)
+  tensors, parameters = layout(state, model.config), dict(nnx.to_flat_state(state))
 
   def read(name: str) -> np.ndarray:
-    transposed, variable, layer = tensors[name]
-    array = _tensor(variable[...], layer, transposed=transposed, dtype=dtype)
-    return _on_host(array).reshape(shapes[name])
+    path, layer, shape = tensors[name]
+    array = _tensor(
+      parameters[path][...], layer, transposed=path[-1] == "kernel", dtype=dtype
+    )
+    return _on_host(array).reshape(shape)
 
   if jax.process_index() == 0:
     folder.mkdir(parents=True, exist_ok=True)
     if source is not None:
       _copy_files(pathlib.Path(source), folder)
     configs.to_folder(model.config, folder, dtype.name)
-    _write(folder, shapes, dtype, read)
+    _write(folder, tensors, dtype, read)
   else:
     for name in tensors:
       read(name)
@@ -263,10 +273,11 @@ def save(
 
 def _write(
   folder: pathlib.Path,
-  shapes: dict[str, tuple[int, ...]],
+  tensors: dict[str, FileTensor],
   dtype: np.dtype,
   read: Callable[[str], np.ndarray],
 ) -> None:
+  shapes = {name: tensor.shape for name, tensor in tensors.items()}
   sizes = {name: math.prod(s) * dtype.itemsize for name, s in shapes.items()}
   shards = tensor_files.plan_shards(sizes)
   # Under other names until all is written: `folder` may hold the last good export.

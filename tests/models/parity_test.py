@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 
 from fmd_jax import models
-from tests.models import peer
+from tests.models import peer, tiny
 
 TOLERANCE = 1e-4
 ONE = ([3, (8, 12), 4],)  # 112 x 168: two windows, the second half filled
