@@ -13,10 +13,10 @@ and of the vocabulary.
   MLP hidden       batch, …, mlp                    (data, fsdp), …, tensor
   logits           batch, …, vocab                  (data, fsdp), …, tensor
   residual stream  batch, …, (width: no name)       (data, fsdp), …, -
-  kernels          embed -> heads | kv_heads | mlp  fsdp -> tensor, and back tensor -> fsdp
+  kernels          embed -> heads | kv_heads | mlp  fsdp -> tensor, back tensor -> fsdp
   embedding, head  vocab, embed                     tensor, fsdp
   vision kernels   vision_embed -> vision_*         fsdp -> tensor, and back
-  norms, biases    (vectors)                        tensor where they follow heads or mlp
+  norms, biases    (vectors)                        whole, or tensor after such a kernel
 
 Optimiser state, gradients and reference lie as their parameters do. What a mesh axis
 does not divide is whole on every device of that axis: key/value heads where `tensor` is
@@ -29,7 +29,7 @@ This module names no parameter: `models.param_shardings` knows which has which a
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -84,7 +84,11 @@ def make_mesh(
 
 
 def use(mesh: Mesh) -> contextlib.AbstractContextManager:
-  """Within it, `constrain` means this mesh; one device needs none, and gets none."""
+  """Within it, `constrain` means this mesh; one device needs none, and gets none.
+
+  For calls of jitted functions of whole arrays and for nothing else: what is computed
+  outside of them belongs to one process alone.
+  """
   return jax.set_mesh(mesh) if mesh.size > 1 else contextlib.nullcontext()
 
 
@@ -127,16 +131,18 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 
   Args:
     x: inside a jitted function.
-    axes: the logical name of each dimension; "..." stands for any number of None.
+    axes: the logical name of each dimension; None: whole on every device; "..." stands
+      for those that are left to the compiler.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
     return x
-  if "..." in axes:
-    at = axes.index("...")
-    middle = (None,) * (x.ndim - len(axes) + 1)
-    axes = (*axes[:at], *middle, *axes[at + 1 :])
-  return jax.lax.with_sharding_constraint(x, spec(axes, x.shape, mesh))
+  at = axes.index("...") if "..." in axes else len(axes)
+  first, last = axes[:at], axes[at + 1 :]
+  free = x.ndim - len(first) - len(last)
+  parts = list(spec((*first, *(None,) * free, *last), x.shape, mesh))
+  parts[at : at + free] = [PartitionSpec.UNCONSTRAINED] * free
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(*parts))
 
 
 def put(value: np.ndarray, sharding: NamedSharding) -> jax.Array:
@@ -145,29 +151,42 @@ def put(value: np.ndarray, sharding: NamedSharding) -> jax.Array:
   return jax.make_array_from_callback(value.shape, sharding, lambda i: value[i])
 
 
-def put_batch(tree: Any, mesh: Mesh, axis: Callable[[tuple], int]) -> Any:
-  """Joins the arrays that each process made of its own images into global ones.
+def join(value: np.ndarray, mesh: Mesh, axis: int = 0) -> jax.Array | np.ndarray:
+  """Makes one array of the parts that the processes made of their own images.
 
   Args:
-    tree: of NumPy arrays, on every process of the same shapes.
-    mesh: whose (data, fsdp) splits the batch axis.
-    axis: of a leaf's path, which of its dimensions is the batch axis.
+    value: this process's part, of the same shape on all; a mesh of one device leaves
+      it alone.
+    mesh: whose (data, fsdp) splits the axis.
+    axis: along which the parts follow each other.
 
   Raises:
-    ValueError: there are several processes and the batch does not split.
+    ValueError: there are several processes and the axis does not split.
   """
+  if mesh.size == 1:
+    return value
+  value = np.asarray(value)
+  shape, names = list(value.shape), [None] * value.ndim
+  shape[axis] *= jax.process_count()
+  names[axis] = BATCH
+  where = NamedSharding(mesh, spec(names, shape, mesh))
+  if jax.process_count() > 1 and where.is_fully_replicated:
+    raise ValueError(f"{shape[axis]} images do not split into {batch_shards(mesh)}")
+  return jax.make_array_from_process_local_data(where, value, tuple(shape))
 
-  def join(path: tuple, value: np.ndarray) -> jax.Array:
-    value = np.asarray(value)
-    names = [None] * value.ndim
-    names[axis(path)] = BATCH
-    shape = list(value.shape)
-    shape[axis(path)] *= jax.process_count()
-    sharding = NamedSharding(mesh, spec(names, shape, mesh))
-    if jax.process_count() > 1 and sharding.is_fully_replicated:
-      raise ValueError(
-        f"a batch of {shape[axis(path)]} does not split into {batch_shards(mesh)}"
-      )
-    return jax.make_array_from_process_local_data(sharding, value, tuple(shape))
 
-  return jax.tree_util.tree_map_with_path(join, tree)
+def own(value: jax.Array, axis: int = 0) -> np.ndarray:
+  """This process's part of an array, as `join` was given it."""
+  if value.is_fully_addressable:
+    return np.asarray(value)
+  starts = {s.index[axis].start or 0: s.data for s in value.addressable_shards}
+  return np.concatenate([np.asarray(starts[i]) for i in sorted(starts)], axis)
+
+
+def agree(sizes: np.ndarray) -> np.ndarray:
+  """The largest of each number over all processes: their programs must be the same."""
+  if jax.process_count() == 1:
+    return sizes
+  from jax.experimental import multihost_utils
+
+  return np.asarray(multihost_utils.process_allgather(np.asarray(sizes))).max(0)

@@ -1,6 +1,6 @@
 """Qwen2.5-VL and Qwen3-VL in Flax NNX: load, save, encode, run, decode, score."""
 
-from fmd_jax.models.axes import param_sharding, shardings
+from fmd_jax.models.axes import constrain_params, param_sharding, shardings
 from fmd_jax.models.config import ConfigError, ModelConfig, TextConfig, VisionConfig
 from fmd_jax.models.positions import mrope_positions
 from fmd_jax.models.qwen_vl import QwenVL, init, sampleable_tokens
@@ -15,6 +15,7 @@ __all__ = [
   "TextConfig",
   "VisionConfig",
   "VisionPlan",
+  "constrain_params",
   "init",
   "load",
   "mrope_positions",

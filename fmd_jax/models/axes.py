@@ -151,3 +151,20 @@ def shardings(tree: Any, mesh: Mesh, config: ModelConfig) -> Any:
     return NamedSharding(mesh, jax.sharding.PartitionSpec())
 
   return jax.tree_util.tree_map_with_path(of_leaf, tree)
+
+
+def constrain_params(tree: Any, config: ModelConfig) -> Any:
+  """Keeps parameters, or what follows them, where they lie; inside a jitted function.
+
+  Left to the compiler, gradients and optimiser state that start as zeros would be
+  whole on every device.
+
+  Args:
+    tree: see `shardings`; on a mesh in use, otherwise nothing is done.
+    config: the model's.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return tree
+  where = shardings(tree, mesh, config)
+  return jax.tree.map(jax.lax.with_sharding_constraint, tree, where)
