@@ -42,6 +42,13 @@ def get_config() -> ml_collections.ConfigDict:
   c.sampling.max_new_tokens = 256  # longest response
   c.sampling.temperature = 1.0  # GRPO needs 1: it trains what it samples
 
+  # The devices as a mesh, see fmd_jax/sharding.py; the product is their number, and -1
+  # takes those that are left: all of them, one on a laptop.
+  c.sharding = ml_collections.ConfigDict()
+  c.sharding.data = 1  # copies of the model
+  c.sharding.fsdp = -1  # parts of parameters and optimiser state
+  c.sharding.tensor = 1  # parts of each layer's computation
+
   c.reward = ml_collections.ConfigDict()
   c.reward.terms = ("semantic", "lexical", "penalty")  # of eq. 5
   c.reward.lambda_scale = 0.5  # keeps Delta within [0, 1]

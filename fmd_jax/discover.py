@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import ml_collections
 from absl import logging
 
-from fmd_jax import data, inference, prompts, records, rollout
+from fmd_jax import data, inference, prompts, records, rollout, sharding
 from fmd_jax.evaluate import evaluate, measure
 from fmd_jax.methods import grpo, zero_shot
 from fmd_jax.methods.run import Run
@@ -23,6 +23,9 @@ METHODS = {module.NAME: module.run for module in (zero_shot, grpo)}
 _MAY_DIFFER = (
   "checkpoint.every",
   "checkpoint.keep",
+  "sharding.data",
+  "sharding.fsdp",
+  "sharding.tensor",
   "sidecar.address",
   "sidecar.threads",
   "sidecar.deadline",
@@ -138,6 +141,7 @@ def discover(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> d
     group_size=config.group_size,
     max_new_tokens=config.sampling.max_new_tokens,
     temperature=config.sampling.temperature,
+    mesh=sharding.make_mesh(**config.sharding),
   )
 
   with serve_roles(config, workdir, ASKED) as models:

@@ -16,10 +16,11 @@ from flax import nnx
 from jaxtyping import Bool, Float, Int
 
 from fmd_jax.models import scoring
-from fmd_jax.models.axes import Array
+from fmd_jax.models.axes import Array, constrain_params
 from fmd_jax.models.buckets import bucket
 from fmd_jax.questioner.sampler import Prompt
 from fmd_jax.rl import losses
+from fmd_jax.sharding import BATCH, constrain
 
 VISION = "visual"
 # The shortest that completions are cut to: below, a program more saves nothing.
@@ -54,9 +55,9 @@ class TrainBatch(NamedTuple):
     old_logprobs: [B, G, T] as the sampler recorded them.
     advantages: [B, G], or [B, G, T] for credit per question.
     response_mask: [B, G] false where no slot of the response was scored.
-    image_features: [M, F] from the sampler: with a frozen vision tower they are still
-      right. None: encode `pixel_values` here.
-    pixel_values: [N, patch] or None.
+    image_features: [M, F] or [parts, M, F] from the sampler: with a frozen vision tower
+      they are still right. None: encode `pixel_values` here.
+    pixel_values: [N, patch], [parts, N, patch] or None.
     plan: `models.vision_plan` of the same images, or None.
     token_weights: [B, G, T] from `losses.stale_weights`, or None for a fresh batch.
   """
@@ -67,8 +68,8 @@ class TrainBatch(NamedTuple):
   old_logprobs: Float[Array, "B G T"]
   advantages: Float[Array, "B G"] | Float[Array, "B G T"]
   response_mask: Bool[Array, "B G"]
-  image_features: Float[Array, "M F"] | None = None
-  pixel_values: Float[Array, "N patch"] | None = None
+  image_features: Float[Array, "M F"] | Float[Array, "parts M F"] | None = None
+  pixel_values: Float[Array, "N patch"] | Float[Array, "parts N patch"] | None = None
   plan: Any = None
   token_weights: Float[Array, "B G T"] | None = None
 
@@ -96,7 +97,7 @@ class _Group(NamedTuple):
   prompt_lengths: Array
   positions: Array  # [B, 3, P]
   next_position: Array
-  first_feature: Array  # [B] where an image's features start
+  first_feature: Array  # [B] where an image's features start in those of its part
   completions: Array
   lengths: Array
   old_logprobs: Array
@@ -139,25 +140,31 @@ def init_state(
   @jax.jit
   def start(params, frozen):
     copy = functools.partial(jax.tree.map, jnp.copy)
-    return copy(params), copy(frozen), copy(params), optimizer.init(params)
+    made = copy(params), copy(frozen), copy(params), optimizer.init(params)
+    return constrain_params(made, model.config)
 
   return TrainState(jnp.zeros((), jnp.int32), *start(params, frozen))
 
 
-def _groups(batch: TrainBatch, image_token_id: int, number: int) -> _Group:
-  """Cuts a batch into `number` groups of images, stacked on a new first axis."""
+def _groups(batch: TrainBatch, image_token_id: int, number: int, parts: int) -> _Group:
+  """Cuts a batch into `number` groups of images, stacked on a new first axis.
+
+  A batch in parts, each on devices of its own, gives every group a share of each: cut
+  in order, a group would be on some of the devices and the rest would wait.
+  """
   images = batch.completions.shape[0]
-  if images % number:
-    raise ValueError(f"{images} images do not split into {number} microbatches")
+  if images % (number * parts):
+    more = f" on each of {parts} parts of the devices" if parts > 1 else ""
+    raise ValueError(f"{images} images do not split into {number} microbatches{more}")
   # How many features an image has depends on its size: the groups are cut from the
   # whole by where they start.
-  counts = (batch.prompt.input_ids == image_token_id).sum(-1)
+  counts = (batch.prompt.input_ids == image_token_id).sum(-1).reshape(parts, -1)
   group = _Group(
     prompt_ids=batch.prompt.input_ids,
     prompt_lengths=batch.prompt.lengths,
     positions=jnp.moveaxis(batch.prompt.positions, 0, 1),
     next_position=batch.prompt.next_position,
-    first_feature=jnp.cumsum(counts) - counts,
+    first_feature=(jnp.cumsum(counts, -1) - counts).ravel(),
     completions=batch.completions,
     lengths=batch.lengths,
     old_logprobs=batch.old_logprobs,
@@ -167,9 +174,14 @@ def _groups(batch: TrainBatch, image_token_id: int, number: int) -> _Group:
     weights=losses.response_weights(batch.response_mask, batch.lengths),
     token_weights=batch.token_weights,
   )
-  return jax.tree.map(
-    lambda x: jnp.reshape(x, (number, images // number, *x.shape[1:])), group
-  )
+
+  def cut(x: Array) -> Array:
+    x = x.reshape(parts, number, -1, *x.shape[1:])
+    return constrain(
+      jnp.swapaxes(x, 0, 1).reshape(number, -1, *x.shape[3:]), None, BATCH, "..."
+    )
+
+  return jax.tree.map(cut, group)
 
 
 def _features(model: nnx.Module, batch: TrainBatch) -> Float[Array, "M F"]:
@@ -212,10 +224,12 @@ def make_update_fn(
   allowed_tokens = np.asarray(allowed_tokens, bool)
 
   def score(params, frozen, features, group: _Group) -> tuple[Array, Array]:
-    first = group.first_feature[0]
+    parts = features.shape[:-2]
+    first = group.first_feature.reshape(*parts, -1)[..., 0]
+    roll = lambda x, first: jnp.roll(x, -first, axis=0)  # noqa: E731
     return scoring.completion_logprobs(
       nnx.merge(graphdef, params, frozen),
-      jnp.roll(features, -first, axis=0),
+      (jax.vmap(roll) if parts else roll)(features, first),
       group.prompt_ids,
       group.prompt_lengths,
       jnp.moveaxis(group.positions, 1, 0),
@@ -246,6 +260,7 @@ def make_update_fn(
     return loss, {**metrics, "loss": loss}
 
   def update(state: TrainState, batch: TrainBatch):
+    config = nnx.merge(graphdef, state.params, state.frozen).config
     trained = {path[0] for path, _ in nnx.to_flat_state(state.params)}
     encode = lambda params: _features(  # noqa: E731
       nnx.merge(graphdef, params, state.frozen), batch
@@ -267,16 +282,19 @@ def make_update_fn(
         state.params, features, state.frozen, group, ref_logprobs
       )
       deviation = jnp.maximum(deviation, metrics.pop("ratio_max_dev"))
+      new = (constrain_params(new[0], config), *new[1:])
       gradients, sums = jax.tree.map(jnp.add, (gradients, sums), (new, metrics))
       return (gradients, sums, deviation), None
 
     zeros = jax.tree.map(jnp.zeros_like, (state.params, features))
+    zeros = (constrain_params(zeros[0], config), zeros[1])
     total = (
       zeros if pull_back else zeros[:1],
       dict.fromkeys(("kl", "clip_frac", "entropy", "loss"), jnp.zeros(())),
       jnp.zeros(()),
     )
-    groups = _groups(batch, image_token_id, microbatches)
+    parts = features.shape[0] if features.ndim == 3 else 1
+    groups = _groups(batch, image_token_id, microbatches, parts)
     (gradients, metrics, deviation), _ = jax.lax.scan(one_group, total, groups)
     if pull_back:
       (through_vision,) = pull_back(gradients[1])
@@ -288,10 +306,13 @@ def make_update_fn(
     params = optax.apply_updates(state.params, updates)
     # Momentum would move the parameters on an empty batch as well.
     counts = groups.weights.sum() > 0
-    params, opt_state = jax.tree.map(
-      lambda new, old: jnp.where(counts, new, old),
-      (params, opt_state),
-      (state.params, state.opt_state),
+    params, opt_state = constrain_params(
+      jax.tree.map(
+        lambda new, old: jnp.where(counts, new, old),
+        (params, opt_state),
+        (state.params, state.opt_state),
+      ),
+      config,
     )
     metrics |= {
       "ratio_max_dev": deviation,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from fmd_jax import data, models, optim, rewards, rl, rollout
+from fmd_jax import models, optim, rewards, rl, rollout, sharding
 from fmd_jax.checkpoint import Checkpoints
 from fmd_jax.methods.run import Run, ask_heldout
 from fmd_jax.questioner.parsing import token_slots
@@ -42,7 +42,8 @@ def run(run: Run) -> None:
     weight_decay=config.optimizer.weight_decay,
     max_grad_norm=config.optimizer.max_grad_norm,
   )
-  state = init_state(agent.model, optimizer, tuple(config.optimizer.frozen))
+  with sharding.use(agent.mesh):
+    state = init_state(agent.model, optimizer, tuple(config.optimizer.frozen))
   update = make_update_fn(
     agent.graphdef,
     optimizer,
@@ -62,7 +63,7 @@ def run(run: Run) -> None:
       banks = rewards.Banks.from_state(saved.arrays, saved.meta)
     drop_steps(run.workdir, NAME, "train", start)
     measured = Measurements(run.workdir, NAME, start)
-    source = data.batches(run.train, config.images_per_step, config.seed, start)
+    source = run.batches(start)
     steps = tqdm(range(start, config.steps), NAME, config.steps, initial=start)
 
     # ---- the loop ----------------------------------------------------------------
@@ -83,13 +84,14 @@ def run(run: Run) -> None:
         completions=samples.tokens,
         lengths=samples.lengths,
         old_logprobs=samples.logprobs,
-        advantages=advantages,
-        response_mask=jnp.asarray(result.mask),
+        advantages=agent.join(advantages),
+        response_mask=agent.join(jnp.asarray(result.mask)),
         image_features=samples.image_features if frozen_vision else None,
         pixel_values=None if frozen_vision else inputs.pixel_values,
         plan=None if frozen_vision else inputs.plan,
       )
-      state, metrics = update(state, trim(batch))
+      with sharding.use(agent.mesh):
+        state, metrics = update(state, trim(batch))
       metrics = {name: float(v) for name, v in jax.device_get(metrics).items()}
       clock.append(time.perf_counter())
 
@@ -141,7 +143,7 @@ def _credit_question(
 ) -> tuple[jax.Array, jax.Array]:
   """Ours: each token its question's; [B, G, T] to train and [B, G, K] to record."""
   k = run.config.questions_per_image
-  tokens, lengths = jax.device_get((samples.tokens, samples.lengths))
+  tokens, lengths = run.agent.tokens(samples)
   spelled = token_slots(tokens, lengths, run.agent.processor.decode, k)
   # K more "tokens", one of each slot, show the advantages of the slots themselves.
   each = np.broadcast_to(np.arange(k), (*result.mask.shape, k))

@@ -4,7 +4,12 @@ from fmd_jax.models.axes import constrain_params, param_sharding, shardings
 from fmd_jax.models.config import ConfigError, ModelConfig, TextConfig, VisionConfig
 from fmd_jax.models.positions import mrope_positions
 from fmd_jax.models.qwen_vl import QwenVL, init, sampleable_tokens
-from fmd_jax.models.vision_plan import VisionPlan, pad_patches, vision_plan
+from fmd_jax.models.vision_plan import (
+  VisionPlan,
+  pad_patches,
+  vision_plan,
+  vision_plans,
+)
 from fmd_jax.models.weights import CheckpointError, load, save
 
 __all__ = [
@@ -25,4 +30,5 @@ __all__ = [
   "save",
   "shardings",
   "vision_plan",
+  "vision_plans",
 ]

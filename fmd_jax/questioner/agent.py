@@ -9,6 +9,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from fmd_jax import models, prompts, sharding
+from fmd_jax.models.config import from_folder
 from fmd_jax.models.processor import Processor
 from fmd_jax.questioner.sampler import Inputs, Samples, make_inputs, make_sampler
 from fmd_jax.types import ImageExample
@@ -47,7 +48,7 @@ class Agent:
     self.folder = folder
     self.mesh = mesh or sharding.make_mesh(1, 1, 1, jax.local_devices()[:1])
     self.processor = Processor.from_folder(folder)
-    config = models.config.from_folder(folder)
+    config = from_folder(folder)
     where = lambda *param: models.param_sharding(*param, self.mesh, config)  # noqa: E731
     self.model = models.load(folder, shardings=where if self.mesh.size > 1 else None)
     self.graphdef = nnx.graphdef(self.model)
@@ -86,15 +87,21 @@ class Agent:
       self.model.config,
       parts if splits else None,
     )
-    join = lambda x: sharding.join(x, self.mesh)  # noqa: E731
-    positions = sharding.join(inputs.prompt.positions, self.mesh, axis=1)
-    inputs = jax.tree.map(join, inputs._replace(prompt=inputs.prompt._replace(positions=None)))
-    return inputs._replace(prompt=inputs.prompt._replace(positions=positions))
+    prompt, *pictures = inputs
+    positions = sharding.join(prompt.positions, self.mesh, axis=1)
+    prompt, *pictures = jax.tree.map(
+      self.join, (prompt._replace(positions=None), *pictures)
+    )
+    return Inputs(prompt._replace(positions=positions), *pictures)
 
   def sample(self, params: Any, inputs: Inputs, key: jax.Array) -> Samples:
     """G responses to each image; `params` is a state or a tuple of states."""
     with sharding.use(self.mesh):
       return self._sample(params, *inputs, key)
+
+  def join(self, value: jax.Array) -> jax.Array:
+    """An array [B, ...] about this process's images, as part of one about all."""
+    return sharding.join(value, self.mesh)
 
   def tokens(self, samples: Samples) -> tuple[np.ndarray, np.ndarray]:
     """Tokens [B, G, T] and lengths [B, G] of this process's own images."""

@@ -57,7 +57,8 @@ class Samples(NamedTuple):
     tokens: [B, G, T]; the pad id from `lengths` on.
     logprobs: [B, G, T] of the distribution sampled from; 0 from `lengths` on.
     lengths: [B, G] tokens, the end-of-sequence token included.
-    image_features: [M, F] or [parts, M, F] of all images, for a trainer whose vision tower is frozen.
+    image_features: [M, F] or [parts, M, F] of all images, for a trainer whose vision
+      tower is frozen.
   """
 
   tokens: Int[Array, "B G T"]
