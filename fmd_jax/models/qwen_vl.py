@@ -51,7 +51,7 @@ class QwenVL(nnx.Module):
     pixel_values: Float[Array, "N patch"] | Float[Array, "parts N patch"],
     plan: VisionPlan,
     *,
-    remat: bool = True,
+    remat: bool | str = True,
   ) -> Float[Array, "M F"] | Float[Array, "parts M F"]:
     """Visual tokens of all images, in order; see `vision.VisionTower`.
 
@@ -104,7 +104,7 @@ class QwenVL(nnx.Module):
     prefix_mask: Bool[Array, "B P"] | None = None,
     *,
     tap: int | None = None,
-    remat: bool = True,
+    remat: bool | str = True,
   ):
     """Runs rows through the language model.
 
@@ -116,8 +116,8 @@ class QwenVL(nnx.Module):
       prefix_mask: which of them are seen; needed with `prefix`.
       tap: also return the hidden state after this many layers, before any final norm
         (transformers' hidden_states[tap]; what deepstack adds there is in it).
-      remat: recompute each layer in the backward pass: less memory, and on a CPU
-        less time too.
+      remat: see `layers.REMAT`; recomputing each layer in the backward pass takes less
+        memory, and on a CPU less time too.
 
     Returns:
       hidden [B, G, T, D] after the final norm, the rows' own keys and values

@@ -159,7 +159,7 @@ class TextModel(nnx.Module):
     prefix_mask: Bool[Array, "B P"] | None = None,
     *,
     tap: int | None = None,
-    remat: bool = True,
+    remat: bool | str = True,
   ):
     """See `QwenVL.language`."""
     x, *added = jnp.split(x, x.shape[-1] // self.config.hidden_size, -1)
@@ -181,7 +181,7 @@ class TextModel(nnx.Module):
         x += jnp.where(index <= last, added[jnp.minimum(index, last)], 0)
       return x, kv
 
-    layer = jax.checkpoint(layer, prevent_cse=False) if remat else layer
+    layer = layers.rematerialised(layer, remat)
     inputs = (params, prefix, index)
     if tap is None:
       x, kv = jax.lax.scan(layer, x, inputs)
