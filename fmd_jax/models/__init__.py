@@ -1,6 +1,7 @@
 """Qwen2.5-VL and Qwen3-VL in Flax NNX: load, save, encode, run, decode, score."""
 
 from fmd_jax.models.config import ConfigError, ModelConfig, TextConfig, VisionConfig
+from fmd_jax.models.lora import add_lora, merge_lora
 from fmd_jax.models.positions import mrope_positions
 from fmd_jax.models.qwen_vl import QwenVL, init, sampleable_tokens
 from fmd_jax.models.vision_plan import VisionPlan, pad_patches, vision_plan
@@ -14,8 +15,10 @@ __all__ = [
   "TextConfig",
   "VisionConfig",
   "VisionPlan",
+  "add_lora",
   "init",
   "load",
+  "merge_lora",
   "mrope_positions",
   "pad_patches",
   "sampleable_tokens",
