@@ -1,5 +1,6 @@
 """Qwen2.5-VL and Qwen3-VL in Flax NNX: load, save, encode, run, decode, score."""
 
+from fmd_jax.models.axes import constrain_params, param_sharding, shardings
 from fmd_jax.models.config import ConfigError, ModelConfig, TextConfig, VisionConfig
 from fmd_jax.models.lora import add_lora, merge_lora
 from fmd_jax.models.positions import mrope_positions
@@ -16,12 +17,15 @@ __all__ = [
   "VisionConfig",
   "VisionPlan",
   "add_lora",
+  "constrain_params",
   "init",
   "load",
   "merge_lora",
   "mrope_positions",
   "pad_patches",
+  "param_sharding",
   "sampleable_tokens",
   "save",
+  "shardings",
   "vision_plan",
 ]

@@ -10,7 +10,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Bool, Float
 
+from fmd_jax.models import axes
 from fmd_jax.models.axes import Array
+from fmd_jax.sharding import constrain
 
 # Finite: a row of keys that are all masked must not become NaN.
 MASKED = -1e30
@@ -97,7 +99,8 @@ class GatedMLP(nnx.Module):
     self.down_proj = make(hidden, width, scale)
 
   def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-    return self.down_proj(jax.nn.silu(self.gate_proj(x)) * self.up_proj(x))
+    hidden = jax.nn.silu(self.gate_proj(x)) * self.up_proj(x)
+    return self.down_proj(constrain(hidden, "...", axes.MLP))
 
 
 class MLP(nnx.Module):
@@ -122,7 +125,8 @@ class MLP(nnx.Module):
     self.approximate = approximate
 
   def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... E"]:
-    return self.fc2(jax.nn.gelu(self.fc1(x), approximate=self.approximate))
+    hidden = jax.nn.gelu(self.fc1(x), approximate=self.approximate)
+    return self.fc2(constrain(hidden, "...", axes.MLP))
 
 
 def stacked(depth: int, make: Callable[[nnx.Rngs], nnx.Module], rngs: nnx.Rngs):

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from fmd_jax.models.axes import Array
+from fmd_jax.models.axes import EMBED, VOCAB, Array
 from fmd_jax.models.qwen_vl import QwenVL
+from fmd_jax.sharding import batch_shards, constrain
 
 # fp32 logits of one chunk on one device: 64 MiB, but never fewer tokens than this: the
 # head is read once for every chunk.
@@ -27,6 +28,7 @@ def _logits(hidden, weight, axis, allowed_tokens, temperature) -> Float[Array, "
     (((1,), (axis,)), ((), ())),
     preferred_element_type=jnp.float32,
   )
+  logits = constrain(logits, "...", VOCAB)
   # Finite, so that p * logit is 0 and not NaN where p is 0.
   return jnp.where(allowed_tokens, logits / temperature, _FORBIDDEN)
 
@@ -96,7 +98,9 @@ def _head_backward(axis, temperature, number, saved, gradients):
     to_hidden = product(gradient, weight, (((1,), (1 - axis,)), ((), ())))
     rows = hidden.astype(weight.dtype)
     pair = (rows, gradient) if axis == 0 else (gradient, rows)
-    return to_hidden.astype(hidden.dtype), product(*pair, (((0,), (0,)), ((), ())))
+    to_weight = product(*pair, (((0,), (0,)), ((), ())))
+    named = (EMBED, VOCAB) if axis == 0 else (VOCAB, EMBED)
+    return to_hidden.astype(hidden.dtype), constrain(to_weight, *named)
 
   if number == 1:
     to_hidden, to_weight = chunk(logits, *per_token)
@@ -125,7 +129,6 @@ def token_scores(
   *,
   temperature: float = 1.0,
   chunk: int | None = None,
-  shards: int = 1,
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
   """Log-prob of each token and entropy of its distribution, through the output head.
 
@@ -139,13 +142,14 @@ def token_scores(
     tokens: same leading shape.
     allowed_tokens: the rest has probability 0 (log-prob -inf).
     temperature: divides the logits; 0 (greedy) leaves them.
-    chunk: tokens at a time; None: as many as 64 MiB of logits are, or 256.
-    shards: devices that the tokens are split over; such a chunk for each.
+    chunk: tokens at a time; None: as many as 64 MiB of logits are, or 256, on each of
+      the devices that the tokens are split over.
   """
   shape, count = tokens.shape, tokens.size
   allowed_tokens = jnp.asarray(allowed_tokens)
   if chunk is None:
-    chunk = max(_CHUNK_TOKENS, _CHUNK_LOGITS // allowed_tokens.shape[0]) * shards
+    chunk = max(_CHUNK_TOKENS, _CHUNK_LOGITS // allowed_tokens.shape[0])
+    chunk *= batch_shards()
   weight, axis = model.head()
   logprobs, entropy = _head(
     hidden.reshape(count, -1),
@@ -174,7 +178,6 @@ def completion_logprobs(
   temperature: float = 1.0,
   chunk: int | None = None,
   remat: bool | str = True,
-  shards: int = 1,
 ) -> tuple[Float[Array, "B G T"], Float[Array, "B G T"]]:
   """Scores the G completions of each of B prompts under the model.
 
@@ -193,7 +196,6 @@ def completion_logprobs(
     temperature: the sampler's.
     chunk: see `token_scores`.
     remat: see `QwenVL.language`.
-    shards: see `token_scores`.
 
   Returns:
     log-probs and entropies, fp32, 0 from `completion_lengths` on. The log-prob of a
@@ -235,7 +237,6 @@ def completion_logprobs(
     allowed_tokens,
     temperature=temperature,
     chunk=chunk,
-    shards=shards,
   )
   # Selected, not multiplied: padding may hold a token that is not allowed, and
   # -inf * 0 is NaN.

@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Int
 
 from fmd_jax.models.axes import Array
 from fmd_jax.models.buckets import bucket
-from fmd_jax.models.permute import permute
 from fmd_jax.questioner.sampler import Prompt
+from fmd_jax.sharding import BATCH, batch_shards, constrain
 
 # The shortest that completions are cut to: below, a program more saves nothing.
 SHORTEST = 16
@@ -29,9 +29,9 @@ class TrainBatch(NamedTuple):
     old_logprobs: [B, G, T] as the sampler recorded them.
     advantages: [B, G], or [B, G, T] for credit per question.
     response_mask: [B, G] false where no slot of the response was scored.
-    image_features: [M, F] from the sampler: with a frozen vision tower they are still
-      right. None: encode `pixel_values` here.
-    pixel_values: [N, patch] or None.
+    image_features: [M, F] or [parts, M, F] from the sampler: with a frozen vision tower
+      they are still right. None: encode `pixel_values` here.
+    pixel_values: [N, patch], [parts, N, patch] or None.
     plan: `models.vision_plan` of the same images, or None.
     token_weights: [B, G, T] from `losses.stale_weights`, or None for a fresh batch.
   """
@@ -42,8 +42,8 @@ class TrainBatch(NamedTuple):
   old_logprobs: Float[Array, "B G T"]
   advantages: Float[Array, "B G"] | Float[Array, "B G T"]
   response_mask: Bool[Array, "B G"]
-  image_features: Float[Array, "M F"] | None = None
-  pixel_values: Float[Array, "N patch"] | None = None
+  image_features: Float[Array, "M F"] | Float[Array, "parts M F"] | None = None
+  pixel_values: Float[Array, "N patch"] | Float[Array, "parts N patch"] | None = None
   plan: Any = None
   token_weights: Float[Array, "B G T"] | None = None
 
@@ -64,7 +64,7 @@ def trim(batch: TrainBatch) -> TrainBatch:
   return batch._replace(**per_token)
 
 
-def microbatch_number(batch: TrainBatch, tokens: int, shards: int = 1) -> int:
+def microbatch_number(batch: TrainBatch, tokens: int) -> int:
   """The smallest number of equal microbatches of at most so many tokens each.
 
   An image costs its prompt and its responses, P + G * T, padding included: that is
@@ -73,18 +73,16 @@ def microbatch_number(batch: TrainBatch, tokens: int, shards: int = 1) -> int:
 
   Args:
     batch: see `TrainBatch`.
-    tokens: the budget; 0: no limit. A microbatch has an image for each shard at least,
-      also where these are more tokens.
-    shards: devices that the B axis is split over; each gets as many images.
+    tokens: the budget of all devices together. A microbatch has an image for each
+      part of the batch axis at least, also where these are more tokens.
   """
   images, group, length = batch.completions.shape
   each = batch.prompt.input_ids.shape[1] + group * length
-  numbers = [
-    n for n in range(1, images + 1) if images % n == 0 and images // n % shards == 0
-  ]
-  if not numbers:
-    raise ValueError(f"{images} images do not split over {shards} devices")
-  fitting = [n for n in numbers if not tokens or images // n * each <= tokens]
+  shards = batch_shards()
+  # A batch that does not split over the devices is whole on each of them.
+  per_shard = images // shards if images % shards == 0 else images
+  numbers = [n for n in range(1, per_shard + 1) if per_shard % n == 0]
+  fitting = [n for n in numbers if images // n * each <= tokens]
   return (fitting or numbers[-1:])[0]
 
 
@@ -95,7 +93,7 @@ class Group(NamedTuple):
   prompt_lengths: Array
   positions: Array  # [B, 3, P]
   next_position: Array
-  first_feature: Array  # [B] where an image's features start
+  first_feature: Array  # [B] where an image's features start in those of its part
   completions: Array
   lengths: Array
   old_logprobs: Array
@@ -105,59 +103,38 @@ class Group(NamedTuple):
   token_weights: Array | None
 
 
-def cut(
+def groups(
   batch: TrainBatch,
   number: int,
+  parts: int,
   image_token_id: int,
   weigh: Callable[..., Float[Array, "B G"]],
-) -> tuple[Group, Callable[[Float[Array, "M F"]], Float[Array, "M F"]]]:
-  """Cuts a batch into `number` groups of images.
+) -> Group:
+  """Cuts a batch into `number` groups of images, stacked on a new first axis.
 
-  Group i has the images i, i + number, i + 2 number, ...: where the B axis is split
-  over devices, in contiguous blocks, each group has a share of every device's images.
-  Contiguous groups would leave all devices but a few without work.
+  A batch in parts, each on devices of its own, gives every group a share of each: cut
+  in order, a group would be on some of the devices and the rest would wait.
 
   Args:
     batch: see `TrainBatch`.
     number: of groups.
+    parts: of the batch's features.
     image_token_id: the model's.
     weigh: `losses.Loss.weights`, all but its last argument.
-
-  Returns:
-    The groups, and a function that brings the images' features into their order.
   """
   images = batch.completions.shape[0]
-  if images % number:
-    raise ValueError(f"{images} images do not split into {number} microbatches")
-
-  def regroup(x):
-    x = jnp.reshape(x, (images // number, number, *x.shape[1:]))
-    return jnp.swapaxes(x, 0, 1)
-
+  if images % (number * parts):
+    more = f" on each of {parts} parts of the devices" if parts > 1 else ""
+    raise ValueError(f"{images} images do not split into {number} microbatches{more}")
   # How many features an image has depends on its size: the groups are cut from the
   # whole by where they start.
-  counts = (batch.prompt.input_ids == image_token_id).sum(-1)
-  source = regroup(jnp.cumsum(counts) - counts)
-  counts = regroup(counts)
-  ends = jnp.cumsum(counts.ravel())
-  first = ends.reshape(counts.shape) - counts
-
-  def arrange(features):
-    if number == 1:
-      return features
-    place = jnp.arange(len(features))
-    image = jnp.minimum(jnp.searchsorted(ends, place, side="right"), images - 1)
-    moved = place + (source - first).ravel()[image]
-    # Features of no image, padding, stay where they are: behind all others.
-    order = jnp.where(place < ends[-1], moved, place)
-    return permute(features, order, jnp.argsort(order))
-
+  counts = (batch.prompt.input_ids == image_token_id).sum(-1).reshape(parts, -1)
   group = Group(
     prompt_ids=batch.prompt.input_ids,
     prompt_lengths=batch.prompt.lengths,
     positions=jnp.moveaxis(batch.prompt.positions, 0, 1),
     next_position=batch.prompt.next_position,
-    first_feature=first,
+    first_feature=(jnp.cumsum(counts, -1) - counts).ravel(),
     completions=batch.completions,
     lengths=batch.lengths,
     old_logprobs=batch.old_logprobs,
@@ -167,5 +144,11 @@ def cut(
     weights=weigh(batch.response_mask, batch.lengths, batch.advantages),
     token_weights=batch.token_weights,
   )
-  cut_up = jax.tree.map(regroup, group._replace(first_feature=None))
-  return cut_up._replace(first_feature=first), arrange
+
+  def cut(x: Array) -> Array:
+    x = x.reshape(parts, number, -1, *x.shape[1:])
+    return constrain(
+      jnp.swapaxes(x, 0, 1).reshape(number, -1, *x.shape[3:]), None, BATCH, "..."
+    )
+
+  return jax.tree.map(cut, group)

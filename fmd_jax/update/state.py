@@ -12,7 +12,7 @@ import optax
 from flax import nnx
 
 from fmd_jax.models import lora
-from fmd_jax.models.axes import Array
+from fmd_jax.models.axes import Array, constrain_params
 
 VISION = "visual"
 
@@ -89,7 +89,8 @@ def init_state(
     )
     masters = copy(params, None)
     ref_params = copy(params, frozen_dtype)
-    return masters, copy(frozen, frozen_dtype), ref_params, optimizer.init(masters)
+    made = masters, copy(frozen, frozen_dtype), ref_params, optimizer.init(masters)
+    return constrain_params(made, model.config)
 
   return TrainState(jnp.zeros((), jnp.int32), *start(params, frozen))
 

@@ -15,15 +15,15 @@ from flax import nnx
 from jaxtyping import Float
 
 from fmd_jax.models import scoring
-from fmd_jax.models.axes import Array
+from fmd_jax.models.axes import Array, constrain_params
 from fmd_jax.rl import losses
-from fmd_jax.update.batch import Group, TrainBatch, cut, microbatch_number
+from fmd_jax.update.batch import Group, TrainBatch, groups, microbatch_number
 from fmd_jax.update.state import TrainState, cast, trains_vision
 
 
 def _features(
   model: nnx.Module, batch: TrainBatch, remat: bool | str
-) -> Float[Array, "M F"]:
+) -> Float[Array, "M F"] | Float[Array, "parts M F"]:
   if batch.image_features is not None:
     return batch.image_features
   if batch.pixel_values is None:
@@ -46,7 +46,6 @@ def make_update_fn(
   max_length: int | None = None,
   microbatches: int = 1,
   microbatch_tokens: int = 0,
-  shards: int = 1,
   compute_dtype: Any = jnp.float32,
   remat: bool | str = True,
 ) -> Callable[[TrainState, TrainBatch], tuple[TrainState, dict[str, Array]]]:
@@ -67,7 +66,6 @@ def make_update_fn(
     microbatches: groups of images whose gradients are summed: the result is that of
       the whole batch, the memory that of one group.
     microbatch_tokens: as many groups as `batch.microbatch_number` says instead.
-    shards: devices that the B axis is split over.
     compute_dtype: of activations and products; norms, rotations, softmax, log-probs,
       gradients and the optimiser stay in fp32, and the parameters in `state` are the
       masters that are cast.
@@ -88,10 +86,12 @@ def make_update_fn(
     return nnx.merge(graphdef, cast(params, compute_dtype), cast(frozen, compute_dtype))
 
   def score(params, frozen, features, group: Group) -> tuple[Array, Array]:
-    first = group.first_feature[0]
+    parts = features.shape[:-2]
+    first = group.first_feature.reshape(*parts, -1)[..., 0]
+    roll = lambda x, first: jnp.roll(x, -first, axis=0)  # noqa: E731
     return scoring.completion_logprobs(
       merge(params, frozen),
-      jnp.roll(features, -first, axis=0),
+      (jax.vmap(roll) if parts else roll)(features, first),
       group.prompt_ids,
       group.prompt_lengths,
       jnp.moveaxis(group.positions, 1, 0),
@@ -101,7 +101,6 @@ def make_update_fn(
       allowed_tokens,
       temperature=temperature,
       remat=remat,
-      shards=shards,
     )
 
   def group_loss(params, features, frozen, group, ref_logprobs):
@@ -127,13 +126,12 @@ def make_update_fn(
     return value, {**metrics, "loss": value}
 
   def update(state: TrainState, batch: TrainBatch):
+    config = nnx.merge(graphdef, state.params, state.frozen).config
     number = microbatches
     if microbatch_tokens:
-      number = microbatch_number(batch, microbatch_tokens, shards)
-    weigh = functools.partial(member.weights, max_length=max_length)
-    groups, arrange = cut(batch, number, image_token_id, weigh)
-    encode = lambda params: arrange(  # noqa: E731
-      _features(merge(params, state.frozen), batch, remat)
+      number = microbatch_number(batch, microbatch_tokens)
+    encode = lambda params: _features(  # noqa: E731
+      merge(params, state.frozen), batch, remat
     )
     if trains_vision(state):
       if batch.image_features is not None:
@@ -143,6 +141,9 @@ def make_update_fn(
     else:
       features = ref_features = encode(state.params)
       pull_back = None
+    weigh = functools.partial(member.weights, max_length=max_length)
+    parts = features.shape[0] if features.ndim == 3 else 1
+    cut = groups(batch, number, parts, image_token_id, weigh)
 
     def one_group(total, group):
       gradients, sums, deviation = total
@@ -152,16 +153,18 @@ def make_update_fn(
         state.params, features, state.frozen, group, ref_logprobs
       )
       deviation = jnp.maximum(deviation, metrics.pop("ratio_max_dev"))
+      new = (constrain_params(new[0], config), *new[1:])
       gradients, sums = jax.tree.map(jnp.add, (gradients, sums), (new, metrics))
       return (gradients, sums, deviation), None
 
     zeros = jax.tree.map(jnp.zeros_like, (state.params, features))
+    zeros = (constrain_params(zeros[0], config), zeros[1])
     total = (
       zeros if pull_back else zeros[:1],
       dict.fromkeys(("kl", "clip_frac", "entropy", "loss"), jnp.zeros(())),
       jnp.zeros(()),
     )
-    (gradients, metrics, deviation), _ = jax.lax.scan(one_group, total, groups)
+    (gradients, metrics, deviation), _ = jax.lax.scan(one_group, total, cut)
     if pull_back:
       (through_vision,) = pull_back(gradients[1])
       gradients = jax.tree.map(jnp.add, gradients[0], through_vision)
@@ -171,12 +174,15 @@ def make_update_fn(
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     # Momentum would move the parameters on an empty batch as well.
-    weight = groups.weights.sum()
+    weight = cut.weights.sum()
     counts = weight > 0
-    params, opt_state = jax.tree.map(
-      lambda new, old: jnp.where(counts, new, old),
-      (params, opt_state),
-      (state.params, state.opt_state),
+    params, opt_state = constrain_params(
+      jax.tree.map(
+        lambda new, old: jnp.where(counts, new, old),
+        (params, opt_state),
+        (state.params, state.opt_state),
+      ),
+      config,
     )
     for name in ("kl", "clip_frac", "entropy"):
       # Means, also where the loss divides by something else than what it sums.
