@@ -2,6 +2,7 @@
 
 from fmd_jax.models.axes import constrain_params, param_sharding, shardings
 from fmd_jax.models.config import ConfigError, ModelConfig, TextConfig, VisionConfig
+from fmd_jax.models.lora import add_lora, merge_lora
 from fmd_jax.models.positions import mrope_positions
 from fmd_jax.models.qwen_vl import QwenVL, init, sampleable_tokens
 from fmd_jax.models.vision_plan import (
@@ -20,9 +21,11 @@ __all__ = [
   "TextConfig",
   "VisionConfig",
   "VisionPlan",
+  "add_lora",
   "constrain_params",
   "init",
   "load",
+  "merge_lora",
   "mrope_positions",
   "pad_patches",
   "param_sharding",

@@ -37,6 +37,7 @@ HEAD = "head"
 PATCH = "patch"
 POSITION = "position"
 DEEPSTACK = "deepstack"
+RANK = "rank"
 VISION_EMBED = "vision_embed"
 VISION_HEADS = "vision_heads"
 VISION_QKV = "vision_qkv"  # three times the heads, in one kernel: never cut
@@ -98,6 +99,10 @@ def logical_axes(path: tuple[str, ...]) -> tuple[str, ...]:
   if leaf == "bias" and module in _KERNELS:
     kernel = _KERNELS[module]
     return (*kernel[:-2], kernel[-1])
+  if leaf == "lora_a":
+    return (*_KERNELS[module][:-1], RANK)
+  if leaf == "lora_b":
+    return (*_KERNELS[module][:-2], RANK, _KERNELS[module][-1])
   if leaf in ("scale", "bias"):
     return _SCALES[module]
   if leaf == "embedding":

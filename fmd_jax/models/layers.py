@@ -50,6 +50,22 @@ def fan_in_init(scale: float = 1.0) -> Callable[..., Array]:
   return nnx.initializers.variance_scaling(scale**2, "fan_in", "normal")
 
 
+class Linear(nnx.Linear):
+  """A projection; one with adapters, see `lora`, adds their product.
+
+  Attributes:
+    lora_scale: of the product of `lora_a` and `lora_b`; None: there are none.
+  """
+
+  lora_scale: float | None = None
+
+  def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... E"]:
+    y = super().__call__(x)
+    if self.lora_scale is None:
+      return y
+    return y + (x @ self.lora_a[...]) @ self.lora_b[...] * self.lora_scale
+
+
 def linear(
   inputs: int,
   outputs: int,
@@ -58,9 +74,9 @@ def linear(
   dtype: Any,
   rngs: nnx.Rngs,
   scale: float = 1.0,
-) -> nnx.Linear:
+) -> Linear:
   """A projection with a [inputs, outputs] kernel (torch's is the transpose)."""
-  return nnx.Linear(
+  return Linear(
     inputs,
     outputs,
     use_bias=bias,

@@ -152,12 +152,15 @@ class QwenVL(nnx.Module):
     """
     return self.language_model.step(x, positions, prefix, prefix_mask, cache, index)
 
+  def head(self) -> tuple[Array, int]:
+    """The output head's weight, [D, V] or [V, D] where tied, and the axis of D."""
+    if self.lm_head is None:
+      return self.language_model.embed_tokens.embedding[...], 1
+    return self.lm_head.kernel[...], 0
+
   def unembed(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
     """Logits in fp32."""
-    if self.lm_head is None:
-      weight, axis = self.language_model.embed_tokens.embedding[...], 1
-    else:
-      weight, axis = self.lm_head.kernel[...], 0
+    weight, axis = self.head()
     logits = jax.lax.dot_general(
       hidden.astype(weight.dtype),
       weight,
