@@ -17,7 +17,14 @@ from fmd_jax.questioner.parsing import token_slots
 from fmd_jax.questioner.sampler import Samples
 from fmd_jax.records.measurements import Measurements
 from fmd_jax.records.writer import drop_steps
-from fmd_jax.update import TrainBatch, init_state, make_update_fn, trim
+from fmd_jax.update import (
+  TrainBatch,
+  init_state,
+  make_update_fn,
+  policy_params,
+  trains_vision,
+  trim,
+)
 
 NAME = "grpo"
 
@@ -25,7 +32,7 @@ NAME = "grpo"
 def run(run: Run) -> None:
   """Trains the questioner for `config.steps` steps, then asks about unseen images."""
   config, agent = run.config, run.agent
-  frozen_vision = "visual" in config.optimizer.frozen
+  compute = jnp.dtype(config.precision.compute)
   credit = CREDIT[config.advantage.credit]
 
   # ---- state: from the folder, or from the last checkpoint -----------------------
@@ -42,13 +49,25 @@ def run(run: Run) -> None:
     weight_decay=config.optimizer.weight_decay,
     max_grad_norm=config.optimizer.max_grad_norm,
   )
-  state = init_state(agent.model, optimizer, tuple(config.optimizer.frozen))
+  state = init_state(
+    agent.model,
+    optimizer,
+    tuple(config.optimizer.frozen),
+    beside=tuple(config.lora.beside),
+    frozen_dtype=jnp.dtype(config.precision.frozen),
+  )
+  frozen_vision = not trains_vision(state)
   update = make_update_fn(
     agent.graphdef,
     optimizer,
     beta=config.grpo.beta,
     clip=config.grpo.clip,
-    microbatches=config.grpo.microbatches,
+    loss=config.grpo.loss,
+    kl=config.grpo.kl,
+    clip_high=config.grpo.clip_high or config.grpo.clip,
+    max_length=config.sampling.max_new_tokens,
+    microbatch_tokens=config.grpo.microbatch_tokens,
+    compute_dtype=compute,
     temperature=config.sampling.temperature,
     allowed_tokens=agent.allowed_tokens,
     image_token_id=agent.model.config.image_token_id,
@@ -70,7 +89,7 @@ def run(run: Run) -> None:
       clock = [time.perf_counter()]
       images = next(source)
       inputs = agent.prepare(images)
-      samples = agent.sample((state.params, state.frozen), inputs, run.key(step))
+      samples = agent.sample(policy_params(state, compute), inputs, run.key(step))
       texts = agent.texts(samples)
       clock.append(time.perf_counter())
 
@@ -119,8 +138,8 @@ def run(run: Run) -> None:
         checkpoints.save(step + 1, state, arrays, meta)
 
   # ---- the final policy ------------------------------------------------------------
-  ask_heldout(run, NAME, (state.params, state.frozen), questioner_step=config.steps)
-  trained = agent.with_params((state.params, state.frozen))
+  ask_heldout(run, NAME, policy_params(state, compute), questioner_step=config.steps)
+  trained = models.merge_lora(agent.with_params((state.params, state.frozen)))
   models.save(trained, run.workdir / "questioner_hf", source=agent.folder)
 
 
@@ -132,6 +151,7 @@ def _credit_response(
     jnp.asarray(result.rewards),
     jnp.asarray(result.mask),
     run.config.advantage.std_floor,
+    run.config.advantage.scale,
   )
   return advantages, advantages
 
@@ -150,6 +170,7 @@ def _credit_question(
     jnp.asarray(result.slot_mask),
     jnp.concatenate([each, spelled], -1),
     run.config.advantage.std_floor,
+    run.config.advantage.scale,
   )
   return advantages[..., k:], advantages[..., :k]
 
