@@ -10,14 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from fmd_jax import models, optim, rewards, rl, rollout, sharding
+from fmd_jax import models, rewards, rl, rollout, sharding
 from fmd_jax.checkpoint import Checkpoints
+from fmd_jax.methods import training
 from fmd_jax.methods.run import Run, ask_heldout
 from fmd_jax.questioner.parsing import token_slots
 from fmd_jax.questioner.sampler import Samples
 from fmd_jax.records.measurements import Measurements
 from fmd_jax.records.writer import drop_steps
-from fmd_jax.update import TrainBatch, init_state, make_update_fn, trim
+from fmd_jax.update import TrainBatch, policy_params, trains_vision, trim
 
 NAME = "grpo"
 
@@ -25,34 +26,16 @@ NAME = "grpo"
 def run(run: Run) -> None:
   """Trains the questioner for `config.steps` steps, then asks about unseen images."""
   config, agent = run.config, run.agent
-  frozen_vision = "visual" in config.optimizer.frozen
+  compute = jnp.dtype(config.precision.compute)
   credit = CREDIT[config.advantage.credit]
 
   # ---- state: from the folder, or from the last checkpoint -----------------------
-  optimizer = optim.make_optimizer(
-    optim.learning_rate_schedule(
-      config.optimizer.learning_rate,
-      warmup_steps=config.optimizer.warmup_steps,
-      decay_steps=max(config.steps - config.optimizer.warmup_steps, 1),
-      end_scale=config.optimizer.end_scale,
-    ),
-    b1=config.optimizer.b1,
-    b2=config.optimizer.b2,
-    eps=config.optimizer.eps,
-    weight_decay=config.optimizer.weight_decay,
-    max_grad_norm=config.optimizer.max_grad_norm,
-  )
+  optimizer = training.make_optimizer(config)
   with sharding.use(agent.mesh):
-    state = init_state(agent.model, optimizer, tuple(config.optimizer.frozen))
-  update = make_update_fn(
-    agent.graphdef,
-    optimizer,
-    beta=config.grpo.beta,
-    clip=config.grpo.clip,
-    microbatches=config.grpo.microbatches,
-    temperature=config.sampling.temperature,
-    allowed_tokens=agent.allowed_tokens,
-    image_token_id=agent.model.config.image_token_id,
+    state = training.make_state(config, agent.model, optimizer)
+  frozen_vision = not trains_vision(state)
+  update = training.make_update(
+    config, agent.graphdef, optimizer, agent.allowed_tokens, agent.model.config
   )
   banks, start = rewards.Banks(config.reward.prefix_length), 0
   folder = run.workdir / "checkpoints" / NAME
@@ -71,7 +54,7 @@ def run(run: Run) -> None:
       clock = [time.perf_counter()]
       images = next(source)
       inputs = agent.prepare(images)
-      samples = agent.sample((state.params, state.frozen), inputs, run.key(step))
+      samples = agent.sample(policy_params(state, compute), inputs, run.key(step))
       texts = agent.texts(samples)
       clock.append(time.perf_counter())
 
@@ -121,8 +104,8 @@ def run(run: Run) -> None:
         checkpoints.save(step + 1, state, arrays, meta)
 
   # ---- the final policy ------------------------------------------------------------
-  ask_heldout(run, NAME, (state.params, state.frozen), questioner_step=config.steps)
-  trained = agent.with_params((state.params, state.frozen))
+  ask_heldout(run, NAME, policy_params(state, compute), questioner_step=config.steps)
+  trained = models.merge_lora(agent.with_params((state.params, state.frozen)))
   models.save(trained, run.workdir / "questioner_hf", source=agent.folder)
 
 
@@ -134,6 +117,7 @@ def _credit_response(
     jnp.asarray(result.rewards),
     jnp.asarray(result.mask),
     run.config.advantage.std_floor,
+    run.config.advantage.scale,
   )
   return advantages, advantages
 
@@ -152,6 +136,7 @@ def _credit_question(
     jnp.asarray(result.slot_mask),
     jnp.concatenate([each, spelled], -1),
     run.config.advantage.std_floor,
+    run.config.advantage.scale,
   )
   return advantages[..., k:], advantages[..., :k]
 

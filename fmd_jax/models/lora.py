@@ -9,7 +9,6 @@ inside the scan, and they would be lost with it.
 import fnmatch
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -46,7 +45,7 @@ def add_lora(
 
   Args:
     model: shares its arrays with the result and is left as it is.
-    rank: of A B.
+    rank: of A B; 0: no adapters.
     alpha: over the rank, the adapters' scale.
     targets: shell patterns of dotted names of projections, "*.q_proj" for one.
     seed: of A.
@@ -54,6 +53,8 @@ def add_lora(
   Raises:
     ValueError: a pattern matches no projection.
   """
+  if not rank:
+    return model
   model = _copy(model)
   linears, chosen = _linears(model), set()
   for pattern in targets:
@@ -64,15 +65,14 @@ def add_lora(
         f"{', '.join(linears)}"
       )
     chosen |= matching
-  keys = jax.random.split(jax.random.key(seed), len(linears))
-  for key, (name, module) in zip(keys, linears.items(), strict=True):
-    if name not in chosen:
-      continue
-    kernel = module.kernel[...]
-    *stack, inputs, outputs = kernel.shape
-    a = jax.random.normal(key, (*stack, inputs, rank), jnp.float32)
-    module.lora_a = nnx.Param(a / np.sqrt(inputs))
-    module.lora_b = nnx.Param(jnp.zeros((*stack, rank, outputs), jnp.float32))
+  # NumPy, the same in every process: it may go into a program of all their devices.
+  rng = np.random.default_rng(seed)
+  for name in sorted(chosen):
+    module = linears[name]
+    *stack, inputs, outputs = module.kernel.shape
+    a = rng.normal(size=(*stack, inputs, rank)) / np.sqrt(inputs)
+    module.lora_a = nnx.Param(a.astype(np.float32))
+    module.lora_b = nnx.Param(np.zeros((*stack, rank, outputs), np.float32))
     module.lora_scale = alpha / rank
   return model
 

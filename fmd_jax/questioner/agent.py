@@ -1,6 +1,6 @@
 """A questioner ready to ask: its folder, its prompt, its sampler."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -34,6 +34,7 @@ class Agent:
     max_new_tokens: int,
     temperature: float,
     mesh: Mesh | None = None,
+    adapt: Callable[[models.QwenVL], models.QwenVL] = lambda model: model,
   ):
     """Loads the folder.
 
@@ -44,13 +45,15 @@ class Agent:
       max_new_tokens: longest response.
       temperature: of the sampling.
       mesh: from `sharding.make_mesh`; None: this process's first device.
+      adapt: makes of the loaded model the one that is trained; see `models.add_lora`.
     """
     self.folder = folder
     self.mesh = mesh or sharding.make_mesh(1, 1, 1, jax.local_devices()[:1])
     self.processor = Processor.from_folder(folder)
     config = from_folder(folder)
     where = lambda *param: models.param_sharding(*param, self.mesh, config)  # noqa: E731
-    self.model = models.load(folder, shardings=where if self.mesh.size > 1 else None)
+    where = where if self.mesh.size > 1 else None
+    self.model = adapt(models.load(folder, shardings=where))
     self.graphdef = nnx.graphdef(self.model)
     config = self.model.config
     self.allowed_tokens = models.sampleable_tokens(
