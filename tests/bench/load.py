@@ -16,7 +16,6 @@ import json
 import math
 import os
 import pathlib
-import resource
 import shutil
 import socket
 import subprocess
@@ -63,7 +62,7 @@ CONFIG = {
 
 def make(folder: pathlib.Path) -> None:
   """Writes the synthetic folder, one tensor in memory at a time."""
-  import ml_dtypes
+  import jax.numpy as jnp
   import numpy as np
   from flax import nnx
 
@@ -81,7 +80,7 @@ def make(folder: pathlib.Path) -> None:
   def noise(name):
     bits = random.integers(0, 2**16, math.prod(shapes[name]), np.uint16)
     bits = bits & 0x80FF | 0x3C00  # a random sign and mantissa, +-2^-7 to 2^-5
-    return bits.view(ml_dtypes.bfloat16).reshape(shapes[name])
+    return bits.view(jnp.bfloat16).reshape(shapes[name])
 
   folder.mkdir(parents=True, exist_ok=True)
   configs.to_folder(config, folder, "bfloat16")
@@ -90,7 +89,7 @@ def make(folder: pathlib.Path) -> None:
     tensor_files.write_file(
       folder / file,
       {name: shapes[name] for name in names},
-      ml_dtypes.bfloat16,
+      jnp.bfloat16,
       map(noise, names),
     )
   # Last: it says that the folder is whole.
@@ -121,9 +120,10 @@ def load(folder: str, process: int, processes: int, address: str) -> dict:
     )
 
   jnp.zeros(8).block_until_ready()  # the backend is up
-  before, read, start = _peak(), _bytes_read(), time.perf_counter()
+  before, read = _memory("VmRSS"), _bytes_read()
+  start, cpu = time.perf_counter(), time.process_time()
   model = models.load(folder, jnp.bfloat16, sharding)
-  seconds = time.perf_counter() - start
+  seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
   read = _bytes_read() - read
   parameters = [v[...] for _, v in nnx.to_flat_state(nnx.state(model))]
   shards = [s.data for p in parameters for s in p.addressable_shards]
@@ -135,16 +135,19 @@ def load(folder: str, process: int, processes: int, address: str) -> dict:
   )
   return {
     "before": before,
-    "peak": _peak(),
+    "peak": _memory("VmHWM"),
     "share": sum(s.nbytes for s in shards),
     "read": read,
     "parts": parts,
     "seconds": seconds,
+    "cpu": cpu,
   }
 
 
-def _peak() -> int:
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def _memory(name: str) -> int:
+  """VmRSS, or VmHWM, its peak; getrusage's would be the parent's, if that was more."""
+  lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+  return int(dict(line.split(":") for line in lines)[name].split()[0]) * 1024
 
 
 def _bytes_read() -> int:
@@ -201,13 +204,22 @@ def main() -> None:
     if temporary:
       shutil.rmtree(temporary)
 
-  heads = ("", "share MB", "peak RSS MB", "of it before", "peak/share", "read/own", "s")
-  print("{:24} {:>9} {:>12} {:>13} {:>11} {:>9} {:>6}".format(*heads))
+  heads = (
+    "",
+    "share MB",
+    "peak RSS MB",
+    "of it before",
+    "peak/share",
+    "read/own",
+    "s",
+    "CPU s",
+  )
+  print("{:24} {:>9} {:>12} {:>13} {:>11} {:>9} {:>6} {:>6}".format(*heads))
   for name, r in rows:
     ratio, read = r["peak"] / r["share"], r["read"] / r["parts"]
     print(
       f"{name:24} {r['share'] / 1e6:9.0f} {r['peak'] / 1e6:12.0f} "
-      f"{r['before'] / 1e6:13.0f} {ratio:11.3f} {read:9.3f} {r['seconds']:6.1f}"
+      f"{r['before'] / 1e6:13.0f} {ratio:11.3f} {read:9.3f} {r['seconds']:6.1f} {r['cpu']:6.1f}"
     )
   (_, whole), *halves = rows
   result = {
