@@ -219,7 +219,8 @@ def main() -> None:
     ratio, read = r["peak"] / r["share"], r["read"] / r["parts"]
     print(
       f"{name:24} {r['share'] / 1e6:9.0f} {r['peak'] / 1e6:12.0f} "
-      f"{r['before'] / 1e6:13.0f} {ratio:11.3f} {read:9.3f} {r['seconds']:6.1f} {r['cpu']:6.1f}"
+      f"{r['before'] / 1e6:13.0f} {ratio:11.3f} {read:9.3f} {r['seconds']:6.1f} "
+      f"{r['cpu']:6.1f}"
     )
   (_, whole), *halves = rows
   result = {
