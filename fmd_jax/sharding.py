@@ -71,7 +71,7 @@ def make_mesh(
   """
   devices = jax.devices() if devices is None else devices
   sizes, count = [data, fsdp, tensor], len(devices)
-  asked = " x ".join(f"{n} {s}" for n, s in zip(AXES, sizes))
+  asked = " x ".join(f"{name} {size}" for name, size in zip(AXES, sizes))
   if sizes.count(-1) > 1 or any(s < 1 and s != -1 for s in sizes):
     raise ValueError(f"sharding {asked}: sizes are positive, and one may be -1")
   known = math.prod(s for s in sizes if s != -1)

@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Bool, Float, Int
 
 from fmd_jax.models import layers
-from fmd_jax.models.axes import VOCAB, Array
+from fmd_jax.models.axes import EMBED, VOCAB, Array
 from fmd_jax.models.config import ModelConfig
 from fmd_jax.models.permute import fill
 from fmd_jax.models.positions import mrope_positions
@@ -81,6 +81,9 @@ class QwenVL(nnx.Module):
       [..., D] without.
     """
     x = self.language_model.embed_tokens(input_ids)
+    # From the table's width to the tokens' batch: told in one step, the partitioner
+    # would give every device all of it.
+    x = constrain(x, *(None,) * (x.ndim - 1), EMBED)
     x = constrain(x, BATCH, "...", None)
     if image_features is None:
       return x
