@@ -98,6 +98,12 @@ def batch_shards(mesh: Any = None) -> int:
   return math.prod(mesh.shape[a] for a in BATCH_AXES) if not mesh.empty else 1
 
 
+def platform() -> str:
+  """What is compiled for: "cpu", "gpu" or "tpu"; that of the mesh in use, if any."""
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return device.platform if device is not None else jax.default_backend()
+
+
 def spec(
   axes: Sequence[str | None],
   shape: Sequence[int],

@@ -33,6 +33,7 @@ _SUGGEST = flags.DEFINE_bool(
 )
 _TEXT = flags.DEFINE_integer("text_tokens", 128, "Of the prompt, beside the image's.")
 _SIZE = flags.DEFINE_string("image", "640x480", "Width x height of every image.")
+_HBM = flags.DEFINE_float("hbm", None, "GiB of a device to stay within; all of it.")
 flags.mark_flags_as_required(["config", "model", "topology"])
 _SHAPES = pathlib.Path(__file__).parents[1] / "fmd_jax" / "models" / "shapes"
 
@@ -61,19 +62,20 @@ def fits(config, model, name: str, workload) -> bool:
   from fmd_jax import fit, sharding
 
   devices = fit.topology(name)
-  capacity = fit.HBM[name.split(":")[0]] * fit.GIB
+  capacity = (_HBM.value or fit.HBM[name.split(":")[0]]) * fit.GIB
   mesh = sharding.make_mesh(**config.sharding, devices=devices)
   sizes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
   print(f"{name}: {len(devices)} devices of {capacity / fit.GIB:.2f} GiB, {sizes}")
-  compiled = []
-  for program in fit.programs(config, model, mesh, workload):
-    compiled.append(fit.compile_program(*program, mesh))
+  compiled, too_large = [], []
+  for *program, arguments in fit.programs(config, model, mesh, workload):
+    compiled.append(fit.compile_program(*program, arguments, mesh))
     print(f"  {compiled[-1].name}: {compiled[-1].seconds:.0f} s", flush=True)
-  print(fit.table(compiled, capacity))
-  for program in compiled:
-    if not program.fits(capacity):
-      print(f"\n{program.name} does not fit.\n{program.error}".rstrip())
-  return all(program.fits(capacity) for program in compiled)
+    if not compiled[-1].fits(capacity):
+      largest = f"Its largest arguments:\n{fit.largest(arguments)}"
+      error = f"{compiled[-1].error}\n".lstrip()
+      too_large.append(f"{compiled[-1].name} does not fit. {error}{largest}")
+  print("\n\n".join([fit.table(compiled, capacity), *too_large]))
+  return not too_large
 
 
 def main(argv: list[str]) -> None:

@@ -12,6 +12,7 @@ from fmd_jax.fit.account import (
   Program,
   collectives,
   compile_program,
+  largest,
   table,
   topology,
 )
@@ -26,6 +27,7 @@ __all__ = [
   "collectives",
   "compile_program",
   "inputs",
+  "largest",
   "programs",
   "table",
   "topology",

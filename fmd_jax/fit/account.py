@@ -86,14 +86,34 @@ def topology(name: str) -> list[Any]:
     ) from None
 
 
+def largest(tree: Any, most: int = 8) -> str:
+  """The arrays that take most of a device, a line each."""
+  sizes = []
+  for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]:
+    shape = x.sharding.shard_shape(x.shape)
+    name = jax.tree_util.keystr(path, simple=True, separator=".")
+    size = int(np.prod(shape)) * x.dtype.itemsize
+    sizes.append((size, f"{x.dtype}{list(shape)} of {name.removesuffix('.value')}"))
+  rows = sorted(sizes, reverse=True)[:most]
+  return "\n".join(f"  {size / GIB:8.3f} GiB  {what}" for size, what in rows)
+
+
 def compile_program(
-  name: str, beside: int, lower: Callable[[], jax.stages.Lowered], mesh: Mesh
+  name: str, beside: int, function: Callable, arguments: tuple, mesh: Mesh
 ) -> Program:
-  """Compiles one program; one that is too large is a result, not an error."""
+  """Compiles one program; one that is too large is a result, not an error.
+
+  Args:
+    name: for the table.
+    beside: see `Program`.
+    function: jitted.
+    arguments: shapes with shardings.
+    mesh: whose devices it is compiled for.
+  """
   begun = time.perf_counter()
   try:
     with sharding.use(mesh):
-      compiled = lower().compile()
+      compiled = function.lower(*arguments).compile()
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
@@ -176,7 +196,7 @@ def table(compiled: list[Program], capacity: float) -> str:
   """One line a program: what a device holds in GiB, and what devices send."""
   head = ("program", "beside", "arguments", "output", "alias", "temporaries", "peak")
   rows = [(*head, "of HBM", "compile s", "collectives: count, GiB")]
-  gib = lambda n: f"{n / GIB:.2f}"  # noqa: E731
+  gib = lambda n: f"{n / GIB:.3f}"  # noqa: E731
   for p in compiled:
     sent = ", ".join(
       f"{kind} {count} {size / GIB:.2f}"

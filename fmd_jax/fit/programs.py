@@ -104,7 +104,7 @@ def programs(
   model: models.ModelConfig,
   mesh: Mesh,
   workload: Workload,
-) -> Iterator[tuple[str, int, Callable[[], jax.stages.Lowered]]]:
+) -> Iterator[tuple[str, int, Callable, tuple]]:
   """A step's programs in the order in which they run.
 
   The state of the training (masters, optimiser, frozen and reference parameters) is on
@@ -112,8 +112,8 @@ def programs(
   in the type that is computed in.
 
   Yields:
-    A name, the bytes of a device that are taken beside its arguments, and a function
-    that lowers it.
+    A name, the bytes of a device that are taken beside its arguments, the jitted
+    function, and its arguments as shapes.
   """
   compute = jnp.dtype(config.precision.compute)
   make = lambda: models.QwenVL(model, rngs=nnx.Rngs(0))  # noqa: E731
@@ -141,7 +141,7 @@ def programs(
     eos_ids=model.eos_token_ids,
     pad_id=model.pad_token_id,
   )
-  yield "sample", resident, lambda: sample.lower(policy, *batch, key)
+  yield "sample", resident, sample, (policy, *batch, key)
 
   samples = jax.eval_shape(sample, policy, *batch, key)
   tokens, logprobs, lengths, features = _batch(samples, mesh)
@@ -164,8 +164,7 @@ def programs(
     batch.prompt.positions,
     batch.prompt.next_position,
   )
-  scored = (policy, features, prompt, tokens, lengths)
-  yield "scorer", resident, lambda: score.lower(*scored)
+  yield "scorer", resident, score, (policy, features, prompt, tokens, lengths)
 
   update = training.make_update(config, graphdef, optimizer, allowed, model)
   frozen_vision = not trains_vision(state)
@@ -180,4 +179,4 @@ def programs(
     pixel_values=None if frozen_vision else batch.pixel_values,
     plan=None if frozen_vision else batch.plan,
   )
-  yield "update", 0, lambda: update.lower(state, train_batch)
+  yield "update", 0, update, (state, train_batch)
