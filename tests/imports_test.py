@@ -41,7 +41,7 @@ FLOORS = {
       "questioner answerer verifier evaluator metrics sidecar",
       "rollout update taxonomy",
       "methods evaluate",
-      "testbed trust report discover",
+      "testbed trust report discover fit",
     )
   )
   for unit in units.split()
@@ -64,7 +64,7 @@ HEAVY = (
 )
 TRAINER = {
   *("models", "sharding", "checkpoint", "optim", "rl", "questioner", "rollout"),
-  *("update", "methods", "evaluate", "testbed", "discover"),
+  *("update", "methods", "evaluate", "testbed", "discover", "fit"),
 }
 JAX_FREE = set(FLOORS) - TRAINER
 CONFIGS_MAY_IMPORT = ("ml_collections", "configs")

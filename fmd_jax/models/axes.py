@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from fmd_jax import sharding
 from fmd_jax.models.config import ModelConfig
@@ -111,7 +111,10 @@ def logical_axes(path: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def param_sharding(
-  path: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh, config: ModelConfig
+  path: tuple[str, ...],
+  shape: tuple[int, ...],
+  mesh: Mesh | AbstractMesh,
+  config: ModelConfig,
 ) -> NamedSharding:
   """Where one parameter lies on a mesh; see `fmd_jax.sharding`.
 
@@ -136,7 +139,7 @@ def param_sharding(
   return NamedSharding(mesh, sharding.spec(axes, shape, mesh, units))
 
 
-def shardings(tree: Any, mesh: Mesh, config: ModelConfig) -> Any:
+def shardings(tree: Any, mesh: Mesh | AbstractMesh, config: ModelConfig) -> Any:
   """The sharding of each leaf of a tree that holds parameters, or what follows them.
 
   Args:
