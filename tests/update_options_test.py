@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from fmd_jax import models, optim, rl, update
+from fmd_jax import discover, models, records, rl, update
 from fmd_jax.models import lora
 from fmd_jax.questioner import sampler
 from fmd_jax.update import batch as batches
 from tests import update_test as shared
 from tests.models import tiny
+from tests.runs import small_config
 
 B, G, T = shared.B, shared.G, shared.T
 
@@ -215,12 +216,55 @@ def test_only_adapters_are_trained_and_the_reference_is_the_base():
 
 
 def test_beside_is_a_name():
+  # A typo that trained nothing beside the adapters would go unnoticed.
   model = models.add_lora(tiny.model(seed=0), 2, 8.0, ("*.q_proj",))
   with pytest.raises(ValueError, match="beside: no parameter is under 'norm'"):
-    update.init_state(
-      model,
-      optim.make_optimizer(
-        1e-3, b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.0, max_grad_norm=0.0
-      ),
-      beside=("norm",),
+    update.init_state(model, shared._optimizer("record"), beside=("norm",))
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"grpo.loss": "ppo"}, "grpo.loss is 'ppo'; available: grpo, dr_grpo, dapo"),
+    ({"grpo.kl": "k4"}, "grpo.kl is 'k4'; available: k1, k2, k3"),
+    ({"advantage.scale": "var"}, "advantage.scale is 'var'; available: std, none"),
+    ({"precision.compute": "float16"}, "compute is 'float16'.*bfloat16"),
+    ({"grpo.loss": "dr_grpo"}, "set config.advantage.scale to 'none'"),
+    ({"grpo.loss": "cispo"}, "clip_high is 0.0; cispo bounds the ratio itself"),
+    ({"lora.rank": 4, "lora.targets": ()}, "lora.targets is empty"),
+  ],
+)
+def test_a_config_that_cannot_work_is_refused(changes, message):
+  # Wrong: a KeyError after the models were loaded, or half of Dr. GRPO.
+  with pytest.raises(ValueError, match=message):
+    discover.check(small_config(**changes))
+
+
+@pytest.mark.slow
+def test_a_run_with_adapters(tmp_path):
+  # An export without what was learnt, or with adapters nobody else can read; a sampler
+  # of another policy than the one that is trained.
+  changes = {
+    "methods": ("grpo",),
+    "steps": 2,
+    "lora.rank": 2,
+    "lora.targets": ("*.q_proj", "visual.merger.*"),
+    "grpo.loss": "dapo",
+    "grpo.clip_high": 0.28,
+    "grpo.microbatch_tokens": 1,
+  }
+  config = small_config(**changes)
+  discover.discover(config, tmp_path)
+  measured = records.read_measurements(tmp_path, "grpo")
+  assert measured["grpo/ratio_max_dev"].max() <= 1e-4
+  before = models.load(discover.questioner_folder(config.roles.questioner))
+  after = models.load(tmp_path / "questioner_hf")
+  assert nnx.graphdef(before) == nnx.graphdef(after)
+  moved = {
+    path[-2]
+    for (path, one), (_, other) in zip(
+      nnx.to_flat_state(nnx.state(before)), nnx.to_flat_state(nnx.state(after))
     )
+    if np.abs(np.asarray(one[...]) - np.asarray(other[...])).max() > 0
+  }
+  assert moved == {"q_proj", "fc1", "fc2"}
