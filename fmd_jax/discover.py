@@ -25,6 +25,7 @@ METHODS = {module.NAME: module.run for module in (zero_shot, grpo)}
 _MAY_DIFFER = (
   "checkpoint.every",
   "checkpoint.keep",
+  "grpo.microbatch_tokens",
   "sharding.data",
   "sharding.fsdp",
   "sharding.tensor",
