@@ -22,6 +22,9 @@ def get_config() -> ml_collections.ConfigDict:
   c.data.train = "testbed://?split=train&size=256"
   # Images that training never sees, for the final policy.
   c.data.heldout = "testbed://?split=heldout&size=64"
+  # Threads that read and resize the images of the next step; 0: none, each step waits.
+  c.data.workers = 4
+  c.data.cache_mb = 256  # of images read and resized, kept for the next time
 
   # Models, each named by one string: hf:///folder, grpc://host:port/role, oracle://,
   # scripted:///file.py:function; hf://testbed/… is a checkpoint of this package.
