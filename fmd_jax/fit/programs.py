@@ -17,7 +17,7 @@ from fmd_jax import models, sharding
 from fmd_jax.methods import training
 from fmd_jax.models import scoring
 from fmd_jax.models.axes import KV_HEADS
-from fmd_jax.models.processor import smart_resize
+from fmd_jax.pixels import smart_resize
 from fmd_jax.questioner.inputs import Inputs, make_inputs
 from fmd_jax.questioner.sampler import make_sampler
 from fmd_jax.update import TrainBatch, policy_params, trains_vision
