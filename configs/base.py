@@ -78,7 +78,7 @@ def get_config() -> ml_collections.ConfigDict:
   # one's length; "dapo": all tokens weigh the same, groups of equal rewards are left
   # out; "gspo": one ratio a response; "cispo": the ratio is a weight only.
   c.grpo.loss = "grpo"
-  c.grpo.clip = 0.2  # epsilon of eq. 1
+  c.grpo.clip = 0.2  # epsilon of eq. 1 (of "gspo", whose ratio is a mean: 3e-4)
   # Epsilon above 1 where it differs (DAPO: 0.28); 0: the same. Of "cispo" it bounds the
   # ratio itself (5.0).
   c.grpo.clip_high = 0.0

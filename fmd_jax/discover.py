@@ -27,6 +27,7 @@ _MAY_DIFFER = (
   "checkpoint.keep",
   "data.workers",
   "data.cache_mb",
+  "grpo.microbatch_tokens",
   "sharding.data",
   "sharding.fsdp",
   "sharding.tensor",

@@ -117,9 +117,8 @@ def compile_program(
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
-    return Program(
-      name, beside, seconds=time.perf_counter() - begun, error=_buffers(str(error))
-    )
+    seconds, reason = time.perf_counter() - begun, str(error).splitlines()[0]
+    return Program(name, beside, seconds=seconds, error=reason)
   seconds = time.perf_counter() - begun
   memory = compiled.memory_analysis()
   return Program(
@@ -134,19 +133,20 @@ def compile_program(
   )
 
 
-def _buffers(message: str, most: int = 8) -> str:
-  """The compiler's first line, and the largest buffers it names."""
-  lines = [line.strip() for line in message.splitlines() if line.strip()]
-  kept = [line for line in lines if re.match(r"(\d+\. )?(Size|Operator|Shape):", line)]
-  return "\n".join([lines[0], *kept[: 3 * most]])
-
-
 def _sizes(shapes: str) -> list[int]:
   return [
     _BYTES[kind] * int(np.prod([int(d) for d in dims.split(",") if d] or [1]))
     for kind, dims in re.findall(r"(\w+)\[([\d,]*)\]", shapes)
     if kind in _BYTES
   ]
+
+
+def _trips(condition: list[str]) -> int:
+  """How often a loop runs that counts up to a constant; 1 for any other."""
+  text = "\n".join(condition)
+  ends = re.findall(r"= s32\[\]\S* constant\((\d+)\)", text)
+  counts = re.search(r"ROOT .*\bcompare\(.*direction=LT", text)
+  return int(ends[0]) if counts and len(ends) == 1 else 1
 
 
 def collectives(hlo: str) -> dict[str, tuple[int, int]]:
@@ -158,18 +158,18 @@ def collectives(hlo: str) -> dict[str, tuple[int, int]]:
   Returns:
     By kind, how many run and the bytes of their results, see `Program`.
   """
-  found, loops, caller = {}, {}, {}
+  found, loops, caller, lines = {}, {}, {}, {}
   name = ""
   pattern = re.compile(rf"= (.*?) ({'|'.join(COLLECTIVES)})(-start)?\(")
   for line in hlo.splitlines():
     if line and not line[0].isspace() and line.rstrip().endswith("{"):
       name = line.removeprefix("ENTRY ").split()[0].lstrip("%")
       continue
-    body = re.search(r"\bwhile\(.*body=%?([\w.\-]+)", line)
-    if body:
-      times = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
-      loops[body[1]] = int(times[1]) if times else 1
-    for called in re.findall(r"(?:body|calls|to_apply|computation)=%?([\w.\-]+)", line):
+    lines.setdefault(name, []).append(line)
+    loop = re.search(r"\bwhile\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)", line)
+    if loop:
+      loops[loop[2]] = loop[1]
+    for called in re.findall(r"(?:body|calls|to_apply)=%?([\w.\-]+)", line):
       caller[called] = name
     for branches in re.findall(r"branch_computations=\{([^}]*)\}", line):
       caller |= dict.fromkeys((b.strip(" %") for b in branches.split(",")), name)
@@ -180,7 +180,7 @@ def collectives(hlo: str) -> dict[str, tuple[int, int]]:
       found.setdefault(name, []).append((match[2], size))
 
   def times(computation: str) -> int:
-    own = loops.get(computation, 1)
+    own = _trips(lines[loops[computation]]) if computation in loops else 1
     return own * (times(caller[computation]) if computation in caller else 1)
 
   total = {}

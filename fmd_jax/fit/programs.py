@@ -16,8 +16,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from fmd_jax import models, sharding
 from fmd_jax.methods import training
 from fmd_jax.models import scoring
-from fmd_jax.models.processor import smart_resize
-from fmd_jax.questioner.sampler import Inputs, make_inputs, make_sampler
+from fmd_jax.models.axes import KV_HEADS
+from fmd_jax.pixels import smart_resize
+from fmd_jax.questioner.inputs import Inputs, make_inputs
+from fmd_jax.questioner.sampler import make_sampler
 from fmd_jax.update import TrainBatch, policy_params, trains_vision
 
 
@@ -40,17 +42,21 @@ def _abstract(tree: Any, shardings: Any) -> Any:
   )
 
 
-def _batch(tree: Any, mesh: Mesh, axis: int = 0) -> Any:
-  """Abstract arrays of a batch, split as `sharding.join` would."""
+def _cut(tree: Any, mesh: Mesh, names: tuple[str | None, ...]) -> Any:
+  """Abstract arrays whose first dimensions have these names, the rest none."""
 
   def one(x: Any) -> jax.ShapeDtypeStruct:
-    names = [None] * x.ndim
-    names[axis] = sharding.BATCH
-    where = NamedSharding(mesh, sharding.spec(names, x.shape, mesh))
+    axes = (*names, *(None,) * (x.ndim - len(names)))
+    where = NamedSharding(mesh, sharding.spec(axes, x.shape, mesh))
     dtype = jnp.float32 if x.dtype == np.float64 else x.dtype
     return jax.ShapeDtypeStruct(x.shape, dtype, sharding=where)
 
   return jax.tree.map(one, tree)
+
+
+def _batch(tree: Any, mesh: Mesh) -> Any:
+  """Abstract arrays of a batch, split as `sharding.join` would."""
+  return _cut(tree, mesh, (sharding.BATCH,))
 
 
 def device_bytes(tree: Any) -> int:
@@ -92,7 +98,7 @@ def inputs(
   pixels = np.broadcast_to(np.int8(0), (int(grid.prod(-1).sum()), vision.patch_width))
   prompt, pixels, plan = make_inputs(ids, lengths, pixels, grid, model, parts)
   pixels = jax.ShapeDtypeStruct(pixels.shape, jnp.float32)
-  positions = _batch(prompt.positions, mesh, axis=1)
+  positions = _cut(prompt.positions, mesh, (None, sharding.BATCH))
   prompt = _batch(prompt._replace(positions=None), mesh)
   return Inputs(
     prompt._replace(positions=positions), _batch(pixels, mesh), _batch(plan, mesh)
@@ -127,12 +133,13 @@ def programs(
   state = place(state)
   policy = place(jax.eval_shape(lambda s: policy_params(s, compute), state))
   key = jax.eval_shape(lambda: jax.random.key(0))
-  key = _abstract(key, NamedSharding(mesh, PartitionSpec()))
+  whole = NamedSharding(mesh, PartitionSpec())
+  key = _abstract(key, whole)
   batch = inputs(config, model, mesh, workload)
   allowed = models.sampleable_tokens(model, ())
   resident = device_bytes(state)
 
-  sample = make_sampler(
+  sampler = make_sampler(
     graphdef,
     group_size=config.group_size,
     max_new_tokens=config.sampling.max_new_tokens,
@@ -140,11 +147,30 @@ def programs(
     allowed_tokens=allowed,
     eos_ids=model.eos_token_ids,
     pad_id=model.pad_token_id,
+    scan_layers=True,
   )
-  yield "sample", resident, sample, (policy, *batch, key)
+  yield "prefill", resident, sampler.prefill, (policy, *batch, key)
 
-  samples = jax.eval_shape(sample, policy, *batch, key)
-  tokens, logprobs, lengths, features = _batch(samples, mesh)
+  with sharding.use(mesh):
+    context, drawn, features = jax.eval_shape(sampler.prefill, policy, *batch, key)
+    # The longest cache there is, and no response has ended.
+    context, drawn = jax.eval_shape(
+      lambda *made: sampler.regroup(*made, *drawn.done.shape, sampler.max_new_tokens),
+      context,
+      drawn,
+    )
+  features = _batch(features, mesh)
+  lie = lambda stacks: _cut(stacks, mesh, (None, sharding.BATCH, KV_HEADS))  # noqa: E731
+  context = _batch(context, mesh)._replace(prefix=lie(context.prefix))
+  drawn = _batch(drawn._replace(index=None), mesh)._replace(
+    cache=lie(drawn.cache), index=_abstract(drawn.index, whole)
+  )
+  smaller = _abstract(jax.ShapeDtypeStruct((2,), jnp.int32), whole)
+  decoding = (policy, context, drawn, key, smaller)
+  # What prefill made of the images waits for the update.
+  yield "decode", resident + device_bytes(features), sampler.decode, decoding
+
+  tokens, logprobs, lengths = drawn.responses
 
   @jax.jit
   def score(policy, features, prompt, tokens, lengths):

@@ -103,7 +103,7 @@ class QwenVL(nnx.Module):
     self,
     x: Float[Array, "B G T F"],
     positions: Int[Array, "3 B G T"],
-    mask: Bool[Array, "#B #G #T T"],
+    mask: Bool[Array, "#B #G #T T"] | None,
     prefix: KV | None = None,
     prefix_mask: Bool[Array, "B P"] | None = None,
     *,
@@ -115,7 +115,9 @@ class QwenVL(nnx.Module):
     Args:
       x: from `embed`, F or D wide. A plain forward has G = 1.
       positions: M-RoPE positions.
-      mask: which tokens of its own row a token sees; a size of 1 broadcasts.
+      mask: which tokens of its own row a token sees; a size of 1 broadcasts. None:
+        itself and those before, so that padding must be on the right; on a TPU this
+        is a fused kernel.
       prefix: keys and values [L, B, P, KV, h] of a prompt that the G rows share.
       prefix_mask: which of them are seen; needed with `prefix`.
       tap: also return the hidden state after this many layers, before any final norm
