@@ -26,8 +26,8 @@ from fmd_jax.sharding import BATCH, constrain
 
 # Of each stack: a prompt's keys [N, B, KV, h, P] and values [N, B, KV, P, h], or a
 # cache's [N, B, KV, G, h, S] and [N, B, KV, G, S, h]. A layer that is alone has a flat
-# one, [B * KV * G, h, S] and [B * KV * G, S, h]: were it reshaped between the writing and
-# the reading of a token, XLA would copy it three times.
+# one, [B * KV * G, h, S] and [B * KV * G, S, h]: were it reshaped between writing and
+# reading, XLA would copy it three times a token.
 Stacks = tuple[tuple[Array, Array], ...]
 Step = Callable[[Array, Array, Stacks, Array], tuple[Array, Stacks]]
 
