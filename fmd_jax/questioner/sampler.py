@@ -308,15 +308,14 @@ def make_sampler(
       places = order.reshape(*order.shape, *(1,) * (x.ndim - 2))
       return jnp.take_along_axis(x[kept], places, 1)
 
-    of_images = lambda stacks: jax.tree.map(lambda x: x[:, kept], stacks)  # noqa: E731
     context = Context(
-      of_images(context.prefix),
+      jax.tree.map(lambda x: x[:, kept], context.prefix),
       context.prompt_mask[kept],
       context.next_position[kept],
       context.images[kept],
       take(context.rows),
     )
-    cache = decoding.take_rows(of_images(state.cache), order, length)
+    cache = decoding.take_rows(state.cache, kept, order, state.done.shape, length)
     responses = jax.tree.map(take, state.responses)
     state = State(state.index, take(state.last), take(state.done), responses, cache)
     return context, state
