@@ -140,7 +140,7 @@ def text(card: dict[str, dict]) -> str:
 
 _HEAD = f"""# The testbed's checkpoints
 
-Models of the Qwen2.5-VL architecture (fp32), made from nothing by
+Models of Qwen's architectures (fp32), made from nothing by
 `python -m launch.build_testbed --member NAME`. They know 112 x 112 pictures of this
 project's world and nothing else.
 
@@ -152,12 +152,12 @@ temperature 1, by the oracle, on held-out scenes; then what they ask about.
 
 
 def _section(name: str, report: dict) -> str:
-  own = report["answerer"]
+  own, family = report["answerer"], recipe.FAMILY[name].size.family
   sizes = ", ".join(f"{role} {b / 1e6:.1f} MB" for role, b in report["bytes"].items())
   lines = [
     f"## {name}",
     "",
-    sizes,
+    f"{family}: {sizes}",
     "",
     "| skill or cell | accuracy | n |",
     "|---|---|---|",
