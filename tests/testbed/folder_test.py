@@ -9,11 +9,12 @@ import pytest
 import tokenizers
 from flax import nnx
 
-from fmd_jax import models
+from fmd_jax import inference, models, questioner
 from fmd_jax.models.processor import Processor
 from fmd_jax.prompts import render
 from fmd_jax.testbed import dataset, folder
 from fmd_jax.testbed.card import ASSETS
+from fmd_jax.world import png
 from fmd_jax.world.drawing import render as draw
 from fmd_jax.world.scenes import sample_scene
 
@@ -71,3 +72,35 @@ def test_transformers_loads_it_with_equal_logits(untrained):
     ).logits.numpy()
   difference = np.abs(np.asarray(ours) - wanted).max() / np.abs(wanted).max()
   assert difference <= 1e-4
+
+
+def test_the_hf_engine_says_what_our_own_decoder_says(untrained):
+  """From the encoded picture to the text: patches, positions, deepstack, decoding."""
+  rng, steps = random.Random(1), 12
+  scenes = [sample_scene(rng) for _ in range(3)]
+  questions = ["What color is the star?", "Is there a red circle?", "How many?"]
+  asked = [(scene, question) for scene in scenes for question in questions]
+  images = [png.encode(draw(scene), scene) for scene, _ in asked]
+  messages = [render("answerer", question=question) for _, question in asked]
+  engine = inference.resolve(f"hf://{untrained}?threads=1")
+  replies = engine.generate(
+    [
+      inference.Request(message, (image,), max_tokens=steps)
+      for message, image in zip(messages, images, strict=True)
+    ]
+  )
+  batch = Processor.from_folder(untrained).encode(messages, [[i] for i in images])
+  columns = np.arange(batch.input_ids.shape[1])
+  tokens, _, lengths = questioner.generate(
+    models.load(untrained),
+    batch.input_ids,
+    batch.pixel_values,
+    batch.image_grid_thw,
+    attention_mask=columns < batch.lengths[:, None],
+    max_new_tokens=steps,
+    temperature=0.0,
+    seed=0,
+  )
+  tokenizer = tokenizers.Tokenizer.from_file(str(untrained / "tokenizer.json"))
+  rows = [row[:n].tolist() for row, n in zip(tokens, lengths, strict=True)]
+  assert [reply.text for reply in replies] == tokenizer.decode_batch(rows)
