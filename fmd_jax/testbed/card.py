@@ -187,11 +187,16 @@ def _section(name: str, report: dict) -> str:
   return "\n".join([*lines, ""])
 
 
+def asset_name(member: str, role: str) -> str:
+  """The folder of a member's model among the assets, and its name in specs."""
+  return role if member == "base" else f"{role}_{member}"
+
+
 def install(shop: recipe.Workshop, report: dict) -> None:
   """Replaces the package's checkpoints of one set, its census and part of the card."""
   ASSETS.mkdir(exist_ok=True)
   for role in shop.member.roles:
-    name = role if shop.name == "base" else f"{role}_{shop.name}"
+    name = asset_name(shop.name, role)
     shutil.copytree(shop.workdir / role, ASSETS / name, dirs_exist_ok=True)
     if role == "answerer":
       census.write(ASSETS / name, report["spots"])

@@ -6,9 +6,25 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from configs import answerers
 from fmd_jax import models
 from fmd_jax.testbed import card, census, recipe
 from fmd_jax.world.skills import EASY_SKILLS
+
+
+def test_the_rows_of_answerers_name_what_the_family_makes():
+  """A row of a checkpoint that no build installs, or one that no row shows."""
+  made = {
+    f"hf://testbed/{card.asset_name(name, role)}"
+    for name, member in recipe.FAMILY.items()
+    for role in member.roles
+  }
+  configs = [answerers.get_config(row) for row in answerers.ROWS]
+  named = {c.roles[role] for c in configs for role in ("answerer", "questioner")}
+  assert named == made and len(made) == 5
+  assert len({c.to_json() for c in configs}) == len(configs)
+  with pytest.raises(ValueError, match="no row 'none'"):
+    answerers.get_config("none")
 
 
 def visual(model):

@@ -268,7 +268,9 @@ class HFEngine:
   def _embed(self, ids: Any) -> Any:
     return self._model.get_input_embeddings()(ids)
 
-  def _language(self, x: Any, positions: Any, mask: Any, cache: Any, **deepstack) -> Any:
+  def _language(
+    self, x: Any, positions: Any, mask: Any, cache: Any, **deepstack
+  ) -> Any:
     """Hidden states [R, T, D]; positions [3, R, T]."""
     # Not through the whole model: it takes deepstack's part from pixels only.
     return self._model.model.language_model(
