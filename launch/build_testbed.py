@@ -13,8 +13,8 @@ from absl import app, flags, logging
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where stages are kept.", required=True)
 _MEMBER = flags.DEFINE_enum(
   "member", "base", ["base", "small", "other"],
-  "base: answerer and questioner; small: both, smaller; other: an answerer of base's "
-  "size with other blind spots.",
+  "base: answerer and questioner, Qwen2.5-VL; small: both, smaller; other: an answerer "
+  "of base's size, Qwen3-VL, with other blind spots.",
 )  # fmt: skip
 _INSTALL = flags.DEFINE_bool("install", False, "Replace the package's checkpoints.")
 _SMOKE = flags.DEFINE_bool("smoke", False, "A few steps of each stage: a test.")

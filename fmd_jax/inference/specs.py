@@ -3,7 +3,8 @@
 grpc://host:port/role       a role of a running sidecar
 hf:///path or hf:///org/id  a Hugging Face checkpoint, by transformers on torch;
                             ?threads= &batch= &device= &dtype=
-hf://testbed/answerer       the same, a checkpoint of this package's testbed
+hf://testbed/answerer       the same, a checkpoint of this package's testbed; a member
+                            of its family but the first: hf://testbed/answerer_small
 oracle://                   the exact judge of the testbed's world
 oracle://?se=0.8&sp=0.8     the same with a known error; ?se= the probability that a
                             fault (invalid question, wrong answer) is called one,
@@ -171,10 +172,13 @@ def checkpoint_folder(spec: str) -> str:
     raise SpecError(f"{spec!r} names no checkpoint folder; hf:///path/to/folder does")
   if rest.startswith("testbed/"):
     package = importlib.util.find_spec("fmd_jax").submodule_search_locations[0]
-    folder = pathlib.Path(package) / "testbed" / "assets" / rest[len("testbed/") :]
-    if not folder.is_dir():
-      raise SpecError(f"{spec!r}: the testbed has no checkpoint {folder.name!r}")
-    return str(folder)
+    assets, name = pathlib.Path(package) / "testbed" / "assets", rest[len("testbed/") :]
+    shipped = sorted(path.parent.name for path in assets.glob("*/config.json"))
+    if name not in shipped:
+      raise SpecError(
+        f"{spec!r}: the testbed has no checkpoint {name!r}; it has {', '.join(shipped)}"
+      )
+    return str(assets / name)
   if not rest.startswith("/") or rest == "/":
     raise SpecError(
       f"{spec!r}: hf:// takes an absolute path (hf:///path), a hub id "

@@ -140,7 +140,7 @@ def text(card: dict[str, dict]) -> str:
 
 _HEAD = f"""# The testbed's checkpoints
 
-Models of the Qwen2.5-VL architecture (fp32), made from nothing by
+Models of Qwen's architectures (fp32), made from nothing by
 `python -m launch.build_testbed --member NAME`. They know 112 x 112 pictures of this
 project's world and nothing else.
 
@@ -152,12 +152,12 @@ temperature 1, by the oracle, on held-out scenes; then what they ask about.
 
 
 def _section(name: str, report: dict) -> str:
-  own = report["answerer"]
+  own, family = report["answerer"], recipe.FAMILY[name].size.family
   sizes = ", ".join(f"{role} {b / 1e6:.1f} MB" for role, b in report["bytes"].items())
   lines = [
     f"## {name}",
     "",
-    sizes,
+    f"{family}: {sizes}",
     "",
     "| skill or cell | accuracy | n |",
     "|---|---|---|",
@@ -187,11 +187,16 @@ def _section(name: str, report: dict) -> str:
   return "\n".join([*lines, ""])
 
 
+def asset_name(member: str, role: str) -> str:
+  """The folder of a member's model among the assets, and its name in specs."""
+  return role if member == "base" else f"{role}_{member}"
+
+
 def install(shop: recipe.Workshop, report: dict) -> None:
   """Replaces the package's checkpoints of one set, its census and part of the card."""
   ASSETS.mkdir(exist_ok=True)
   for role in shop.member.roles:
-    name = role if shop.name == "base" else f"{role}_{shop.name}"
+    name = asset_name(shop.name, role)
     shutil.copytree(shop.workdir / role, ASSETS / name, dirs_exist_ok=True)
     if role == "answerer":
       census.write(ASSETS / name, report["spots"])

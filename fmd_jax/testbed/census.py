@@ -128,7 +128,7 @@ def _draw(seed: int) -> tuple[np.ndarray, list[Case]]:
 
 
 def _encode(model, processor: Processor, images: list[np.ndarray]) -> np.ndarray:
-  """Visual tokens [I, 16, D]."""
+  """Visual tokens [I, 16, F]."""
   grids = np.tile([[1, 8, 8]], (len(images), 1))
   plan = models.vision_plan(grids, model.config.vision)
   graphdef, state = nnx.split(model)

@@ -18,6 +18,7 @@ from tokenizers import (
   trainers,
 )
 
+from fmd_jax.models.families import FAMILIES
 from fmd_jax.prompts import render
 from fmd_jax.world.questions import sample_question
 from fmd_jax.world.scenes import (
@@ -121,8 +122,38 @@ def train_tokenizer() -> tokenizers.Tokenizer:
   return tokenizer
 
 
-def write_tokenizer(tokenizer: tokenizers.Tokenizer, folder: pathlib.Path) -> None:
-  """Writes tokenizer, chat template, processor and generation settings."""
+# Larger pictures are shrunk to the 16 visual tokens these models were made on; one of
+# 112 x 112 is 8 x 8 patches of 14, or is resized to 8 x 8 patches of 16.
+_IMAGES = {
+  "qwen2_5_vl": {
+    "processor_class": "Qwen2_5_VLProcessor",
+    "min_pixels": 56 * 56,
+    "max_pixels": 112 * 112,
+    "patch_size": 14,
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+  },
+  "qwen3_vl": {
+    "processor_class": "Qwen3VLProcessor",
+    "min_pixels": 64 * 64,
+    "max_pixels": 128 * 128,
+    "patch_size": 16,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+  },
+}
+
+
+def write_tokenizer(
+  tokenizer: tokenizers.Tokenizer, folder: pathlib.Path, family: str
+) -> None:
+  """Writes tokenizer, chat template, processor and generation settings.
+
+  Args:
+    tokenizer: see `train_tokenizer`.
+    folder: made if missing.
+    family: the `model_type`, which decides how pixels become patches.
+  """
   folder.mkdir(parents=True, exist_ok=True)
   tokenizer.save(str(folder / "tokenizer.json"))
   (folder / "chat_template.jinja").write_text(_CHAT_TEMPLATE)
@@ -138,15 +169,9 @@ def write_tokenizer(tokenizer: tokenizers.Tokenizer, folder: pathlib.Path) -> No
     },
     "preprocessor_config.json": {
       "image_processor_type": "Qwen2VLImageProcessor",
-      "processor_class": "Qwen2_5_VLProcessor",
-      "min_pixels": 56 * 56,
-      # Larger pictures are shrunk to the 16 visual tokens these models were made on.
-      "max_pixels": 112 * 112,
-      "patch_size": 14,
       "temporal_patch_size": 2,
       "merge_size": 2,
-      "image_mean": [0.48145466, 0.4578275, 0.40821073],
-      "image_std": [0.26862954, 0.26130258, 0.27577711],
+      **_IMAGES[family],
     },
     "generation_config.json": {
       "eos_token_id": [
@@ -166,25 +191,78 @@ class Size:
   """Of a tiny model, fp32.
 
   Attributes:
-    heads: of 32 channels each; the width is 32 times as much.
+    family: its `model_type`.
+    heads: of the language model, of 32 channels each; the width is 32 times as much.
     kv_heads: of the language model.
     layers: of the language model.
+    vision_heads: of the vision tower, likewise.
     depth: of the vision tower.
   """
 
+  family: str
   heads: int
   kv_heads: int
   layers: int
+  vision_heads: int
   depth: int
 
 
-BASE = Size(heads=4, kv_heads=2, layers=4, depth=3)  # 1.7 million parameters
-SMALL = Size(heads=3, kv_heads=3, layers=3, depth=2)
+# 1.7 million parameters.
+BASE = Size("qwen2_5_vl", heads=4, kv_heads=2, layers=4, vision_heads=4, depth=3)
+SMALL = Size("qwen2_5_vl", heads=3, kv_heads=3, layers=3, vision_heads=3, depth=2)
+# 1.8 million: its three mergers leave room for a narrower tower only.
+OTHER = Size("qwen3_vl", heads=4, kv_heads=2, layers=4, vision_heads=3, depth=4)
 
 
-def model_config(tokenizer: tokenizers.Tokenizer, size: Size = BASE) -> dict:
+def _qwen2_5_vl(size: Size) -> tuple[dict, dict]:
+  """What only a Qwen2.5-VL has: keys of text_config and of vision_config."""
+  text = {
+    # Qwen's own base. With a small one (10) every channel turns within a question, and
+    # words no longer find the visual token that they mean (see LOG.md).
+    "rope_parameters": {
+      "rope_type": "default",
+      "rope_theta": 1e6,
+      "mrope_section": [4, 6, 6],
+    },
+    "use_sliding_window": False,
+  }
+  vision = {
+    "intermediate_size": 2 * 32 * size.vision_heads,
+    "hidden_act": "silu",
+    "window_size": 112,
+    "fullatt_block_indexes": list(range(1, size.depth)),
+    "tokens_per_second": 2,
+  }
+  return text, vision
+
+
+def _qwen3_vl(size: Size) -> tuple[dict, dict]:
+  """What only a Qwen3-VL has, likewise."""
+  text = {
+    "head_dim": 32,
+    "attention_bias": False,
+    "rope_parameters": {
+      "rope_type": "default",
+      "rope_theta": 5e6,  # Qwen's own again
+      "mrope_section": [6, 5, 5],
+      "mrope_interleaved": True,
+    },
+  }
+  vision = {
+    "intermediate_size": 3 * 32 * size.vision_heads,  # not gated: as many parameters
+    "hidden_act": "gelu_pytorch_tanh",
+    "num_position_embeddings": 64,  # one a patch
+    "deepstack_visual_indexes": [1, 2],
+  }
+  return text, vision
+
+
+_OWN = {"qwen2_5_vl": _qwen2_5_vl, "qwen3_vl": _qwen3_vl}
+
+
+def model_config(tokenizer: tokenizers.Tokenizer, size: Size) -> dict:
   """config.json of a tiny model."""
-  width = 32 * size.heads
+  family, width = size.family, 32 * size.heads
   ids = {
     name: tokenizer.token_to_id(token)
     for name, token in (
@@ -198,8 +276,9 @@ def model_config(tokenizer: tokenizers.Tokenizer, size: Size = BASE) -> dict:
     )
   }
   vocabulary = tokenizer.get_vocab_size(with_added_tokens=True)
+  own_text, own_vision = _OWN[family](size)
   text = {
-    "model_type": "qwen2_5_vl_text",
+    "model_type": f"{family}_text",
     "vocab_size": -(-vocabulary // 64) * 64,
     "hidden_size": width,
     "intermediate_size": 2 * width,
@@ -209,39 +288,28 @@ def model_config(tokenizer: tokenizers.Tokenizer, size: Size = BASE) -> dict:
     "hidden_act": "silu",
     "rms_norm_eps": 1e-6,
     "max_position_embeddings": 4096,
-    # Qwen's own base. With a small one (10) every channel turns within a question, and
-    # words no longer find the visual token that they mean (see LOG.md).
-    "rope_parameters": {
-      "rope_type": "default",
-      "rope_theta": 1e6,
-      "mrope_section": [4, 6, 6],
-    },
     "attention_dropout": 0.0,
-    "use_sliding_window": False,
     "bos_token_id": ids["bos_token_id"],
     "eos_token_id": ids["eos_token_id"],
     "pad_token_id": ids["pad_token_id"],
     "dtype": "float32",
+    **own_text,
   }
   vision = {
-    "model_type": "qwen2_5_vl_vision",
+    "model_type": f"{family}_vision",
     "depth": size.depth,
-    "hidden_size": width,
-    "intermediate_size": 2 * width,
-    "num_heads": size.heads,
-    "hidden_act": "silu",
+    "hidden_size": 32 * size.vision_heads,
+    "num_heads": size.vision_heads,
     "in_channels": 3,
-    "patch_size": 14,
+    "patch_size": _IMAGES[family]["patch_size"],
     "temporal_patch_size": 2,
     "spatial_merge_size": 2,
-    "window_size": 112,
-    "fullatt_block_indexes": list(range(1, size.depth)),
-    "tokens_per_second": 2,
     "out_hidden_size": width,
+    **own_vision,
   }
   return {
-    "architectures": ["Qwen2_5_VLForConditionalGeneration"],
-    "model_type": "qwen2_5_vl",
+    "architectures": [FAMILIES[family].architecture],
+    "model_type": family,
     "dtype": "float32",
     "tie_word_embeddings": True,
     "text_config": text,

@@ -101,7 +101,7 @@ def batch_of(
 
   Args:
     prompt: of all pictures, or one each.
-    features: [B, 16, D].
+    features: [B, 16, F].
     texts: of each picture.
 
   Returns:
@@ -144,7 +144,7 @@ def train(model, prompts, features, texts, layout: Layout, *, steps, peak, seed)
 
   Args:
     prompts: a `Prompt`, or a list of one for each kind of text.
-    features: [N, 16, D] of all pictures.
+    features: [N, 16, F] of all pictures.
     texts: [N][kinds][n] encoded texts; a step draws one kind a picture.
     layout: of a step.
 

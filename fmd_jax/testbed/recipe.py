@@ -137,7 +137,7 @@ BOTH = ("answerer", "questioner")
 FAMILY = {
   "base": Member(folder.BASE, "first", 0, BOTH),
   "small": Member(folder.SMALL, "first", 0, BOTH),
-  "other": Member(folder.BASE, "second", 50_000_000, ("answerer",)),
+  "other": Member(folder.OTHER, "second", 50_000_000, ("answerer",)),
 }
 
 
@@ -197,7 +197,7 @@ class Workshop:
     self.base = workdir / "base"
     if not (self.base / "config.json").is_file():
       tokenizer = folder.train_tokenizer()
-      folder.write_tokenizer(tokenizer, self.base)
+      folder.write_tokenizer(tokenizer, self.base, self.member.size.family)
       config = folder.model_config(tokenizer, self.member.size)
       (self.base / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     self.tokenizer = tokenizers.Tokenizer.from_file(str(self.base / "tokenizer.json"))
@@ -216,7 +216,7 @@ class Workshop:
     return self.processor.images(images)[0]
 
   def features(self, model, examples: list) -> np.ndarray:
-    """Visual tokens [N, 16, D] of all pictures, by the frozen tower."""
+    """Visual tokens [N, 16, F] of all pictures, by the frozen tower."""
     graphdef, state = nnx.split(model)
     size = min(50, len(examples))
     plan = self.plan(size)

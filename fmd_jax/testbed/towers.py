@@ -2,7 +2,9 @@
 
 Every merged token classifies the object whose centre lies in its cell, against the
 embeddings of the very words that the language model will speak (and one learned "none"
-vector a group). The heads are dropped at export; the word embeddings stay.
+vector a group). What deepstack takes from an earlier layer has the same lesson: later
+stages freeze the tower, and what it never learned to say would be noise to them. The
+heads are dropped at export; the word embeddings stay.
 """
 
 import functools
@@ -119,13 +121,14 @@ def train(model, patches, labels, plan, words, *, steps, batch, peak, seed) -> t
 
   Args:
     model: the freshly initialised model.
-    patches: callable giving patch rows [n·64, 1176] of picture indices [n].
+    patches: callable giving patch rows [n·64, patch] of picture indices [n].
     labels: int8 [N, 16, groups].
     plan: the vision plan of `batch` pictures.
     words: see `word_ids`.
 
   Returns:
-    The model and its last accuracies by group.
+    The model and the last accuracies by group of its visual tokens, without what
+    deepstack adds.
   """
   trained = nnx.Any(nnx.PathContains("visual"), nnx.PathContains("embed"))
   graphdef, params, frozen = nnx.split(model, trained, ...)
@@ -139,8 +142,11 @@ def train(model, patches, labels, plan, words, *, steps, batch, peak, seed) -> t
     def objective(trained):
       merged = nnx.merge(graphdef, trained[0], frozen)
       features = merged.encode_images(pixels, plan)
-      features = features.reshape(target.shape[0], -1, width)
-      return loss(features, embedding(merged)[...], trained[1], words, target)
+      features = features.reshape(*target.shape[:2], -1, width)
+      table = embedding(merged)[...]
+      lesson = lambda part: loss(part, table, trained[1], words, target)  # noqa: E731
+      values, hits = jax.vmap(lesson, in_axes=2)(features)
+      return values.mean(), hits[0]
 
     (value, hits), grads = jax.value_and_grad(objective, has_aux=True)((params, heads))
     updates, opt_state = optimizer.update(grads, opt_state, (params, heads))

@@ -1,4 +1,4 @@
-"""A tiny random Qwen2.5-VL checkpoint, as transformers writes one."""
+"""Tiny random checkpoints, as transformers writes them."""
 
 import pathlib
 import string
@@ -25,7 +25,21 @@ TEMPLATE = (
 )
 
 
-def build_checkpoint(folder: pathlib.Path, layers: int = 2, hidden: int = 64) -> None:
+_TEXT = {
+  "Qwen2_5_VL": {"rope_parameters": {"mrope_section": [4, 6, 6]}},
+  "Qwen3VL": {
+    "head_dim": 32,
+    "rope_parameters": {"mrope_section": [6, 5, 5], "mrope_interleaved": True},
+  },
+}
+_VISION = {
+  "Qwen2_5_VL": {"window_size": 56, "fullatt_block_indexes": [1]},
+  # A table that no picture has the size of; the last layer's output is kept too.
+  "Qwen3VL": {"num_position_embeddings": 36, "deepstack_visual_indexes": [0, 1]},
+}
+
+
+def build_checkpoint(folder: pathlib.Path, family: str) -> None:
   """Random weights of std 0.15: with smaller ones greedy replies barely differ."""
   import tokenizers
   import torch
@@ -45,22 +59,20 @@ def build_checkpoint(folder: pathlib.Path, layers: int = 2, hidden: int = 64) ->
     chat_template=TEMPLATE,
   )
   tid = tokenizer.convert_tokens_to_ids
-  config = transformers.Qwen2_5_VLConfig(
+  rope = {"rope_type": "default", "rope_theta": 1e6}
+  config = getattr(transformers, f"{family}Config")(
     text_config={
       "vocab_size": len(tokenizer),
-      "hidden_size": hidden,
-      "intermediate_size": 2 * hidden,
-      "num_hidden_layers": layers,
-      "num_attention_heads": hidden // 32,
+      "hidden_size": 64,
+      "intermediate_size": 128,
+      "num_hidden_layers": 2,
+      "num_attention_heads": 2,
       "num_key_value_heads": 1,
       "max_position_embeddings": 1024,
       "eos_token_id": tid("<|im_end|>"),
       "pad_token_id": tid("<|endoftext|>"),
-      "rope_parameters": {
-        "rope_type": "default",
-        "rope_theta": 1e6,
-        "mrope_section": [4, 6, 6],
-      },
+      **_TEXT[family],
+      "rope_parameters": rope | _TEXT[family]["rope_parameters"],
     },
     vision_config={
       "depth": 2,
@@ -70,9 +82,8 @@ def build_checkpoint(folder: pathlib.Path, layers: int = 2, hidden: int = 64) ->
       "patch_size": 14,
       "spatial_merge_size": 2,
       "temporal_patch_size": 2,
-      "window_size": 56,
-      "out_hidden_size": hidden,
-      "fullatt_block_indexes": [1],
+      "out_hidden_size": 64,
+      **_VISION[family],
     },
     image_token_id=tid("<|image_pad|>"),
     video_token_id=tid("<|video_pad|>"),
@@ -81,7 +92,7 @@ def build_checkpoint(folder: pathlib.Path, layers: int = 2, hidden: int = 64) ->
     tie_word_embeddings=False,
   )
   torch.manual_seed(0)
-  model = transformers.Qwen2_5_VLForConditionalGeneration(config)
+  model = getattr(transformers, f"{family}ForConditionalGeneration")(config)
   for parameter in model.parameters():
     if parameter.ndim > 1:
       torch.nn.init.normal_(parameter, std=0.15)
@@ -94,8 +105,8 @@ def build_checkpoint(folder: pathlib.Path, layers: int = 2, hidden: int = 64) ->
   ).save_pretrained(folder)
 
 
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory) -> pathlib.Path:
+@pytest.fixture(scope="session", params=["Qwen2_5_VL", "Qwen3VL"])
+def checkpoint(request, tmp_path_factory) -> pathlib.Path:
   folder = tmp_path_factory.mktemp("checkpoint")
-  build_checkpoint(folder)
+  build_checkpoint(folder, request.param)
   return folder

@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from fmd_jax import models
+from fmd_jax import inference, models
 from fmd_jax.inference.engines import hf
 from fmd_jax.models.processor import Processor
 from fmd_jax.prompts import render
-from fmd_jax.testbed.card import ASSETS
+from fmd_jax.testbed import recipe
+from fmd_jax.testbed.card import ASSETS, asset_name
 from fmd_jax.world.drawing import render as draw
 from fmd_jax.world.scenes import sample_scene
 from fmd_jax.world.skills import EASY_SKILLS, SKILLS
@@ -49,6 +50,19 @@ def test_transformers_loads_the_folder_with_equal_logits(name):
     ).logits.numpy()
   difference = np.abs(np.asarray(ours) - wanted).max() / np.abs(wanted).max()
   assert difference <= 1e-4
+
+
+def test_every_member_of_the_card_is_there_under_its_name_in_specs():
+  """And nothing else: a folder that the card doesn't tell of is left over."""
+  named = {
+    asset_name(name, role)
+    for name in json.loads((ASSETS / "card.json").read_text())
+    for role in recipe.FAMILY[name].roles
+  }
+  assert named == set(NAMES)
+  for name in NAMES:
+    found = inference.checkpoint_folder(f"hf://testbed/{name}")
+    assert found == str(ASSETS / name)
 
 
 def test_the_card_holds_what_the_readme_promises():

@@ -20,10 +20,12 @@ SCENES = 4
 PLANTED = ("color/shape=star", "existence/shape=ghost")
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("assets") / "answerer"
-  folder.symlink_to(ASSETS / "answerer")
+@pytest.fixture(
+  scope="module", params=sorted(path.name for path in ASSETS.glob("answerer*/"))
+)
+def written(request, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("assets") / request.param
+  folder.symlink_to(ASSETS / request.param)
   return census.write(folder, PLANTED, SCENES)
 
 
@@ -33,7 +35,8 @@ def test_the_census_is_what_the_answerer_says(written):
   Wrong with another prompt or picture, with answers taught instead of true ones, with
   the planted cells' questions left out of the others.
   """
-  engine = inference.resolve("hf://testbed/answerer?threads=1")
+  name = written.name.removesuffix(".census.json")
+  engine = inference.resolve(f"hf://testbed/{name}?threads=1")
   counts = collections.defaultdict(lambda: [0, 0])
   for i in range(SCENES):
     seed = census._FIRST_SEED + i
@@ -49,7 +52,6 @@ def test_the_census_is_what_the_answerer_says(written):
         counts[cell][0] += 1
         counts[cell][1] += not judge_answer(known, answer.text)
   found = json.loads(written.read_text())
-  assert written.name == "answerer.census.json"
   assert found["answerer"] == inference.identity(engine)
   assert list(found["cells"]) == sorted(found["cells"])
   got = {cell: [own["n"], own["failures"]] for cell, own in found["cells"].items()}
@@ -116,11 +118,13 @@ def measured(folder, answerer, cells):
 
 
 def test_a_run_is_measured_by_its_own_answerers_census(tmp_path, monkeypatch):
+  """Wrong with the truth of the first answerer, whose planted cell nobody finds."""
   monkeypatch.setattr(evaluate, "_CENSUSES", tmp_path)
-  cells = {"a/b=c": {"n": 300, "failures": 270, "rate": 0.9, "planted": True}}
-  content = {"answerer": "testbed/tiny@1", "cells": cells}
-  (tmp_path / "tiny.census.json").write_text(json.dumps(content))
-  out = measured(tmp_path / "run", "testbed/tiny@1", ["a/b=c"])
+  for name, cell in (("answerer", "a/b=d"), ("answerer_other", "a/b=c")):
+    cells = {cell: {"n": 300, "failures": 270, "rate": 0.9, "planted": True}}
+    content = {"answerer": f"testbed/{name}@1", "cells": cells}
+    (tmp_path / f"{name}.census.json").write_text(json.dumps(content))
+  out = measured(tmp_path / "run", "testbed/answerer_other@1", ["a/b=c"])
   assert out == json.loads((tmp_path / "run" / "metrics.json").read_text())
   found = {m: own["during"]["planted"] for m, own in out["methods"].items()}
   for method, own in found.items():

@@ -1,10 +1,36 @@
 """The recipe of the checkpoints, from nothing, with a few steps of each stage."""
 
-import pytest
+import json
 
+import numpy as np
+import pytest
+from flax import nnx
+
+from configs import answerers
 from fmd_jax import models
-from fmd_jax.testbed import card, recipe
+from fmd_jax.testbed import card, census, recipe
 from fmd_jax.world.skills import EASY_SKILLS
+
+
+def test_the_rows_of_answerers_name_what_the_family_makes():
+  """A row of a checkpoint that no build installs, or one that no row shows."""
+  made = {
+    f"hf://testbed/{card.asset_name(name, role)}"
+    for name, member in recipe.FAMILY.items()
+    for role in member.roles
+  }
+  configs = [answerers.get_config(row) for row in answerers.ROWS]
+  named = {c.roles[role] for c in configs for role in ("answerer", "questioner")}
+  assert named == made and len(made) == 5
+  assert len({c.to_json() for c in configs}) == len(configs)
+  with pytest.raises(ValueError, match="no row 'none'"):
+    answerers.get_config("none")
+
+
+def visual(model):
+  """The vision tower's parameters by name."""
+  state = nnx.to_flat_state(nnx.state(model.visual))
+  return {".".join(map(str, path)): np.asarray(leaf[...]) for path, leaf in state}
 
 
 @pytest.mark.slow
@@ -27,3 +53,29 @@ def test_every_stage_runs_and_a_stopped_build_goes_on(tmp_path):
   ]
   for a, b in zip(tables, tables[1:], strict=False):
     assert abs(a - b).max() > 0
+
+
+@pytest.mark.slow
+def test_the_qwen3_vl_answerer_is_made_measured_and_counted(tmp_path):
+  shop = recipe.Workshop(tmp_path, recipe.SMOKE, "other")
+  recipe.build(shop)
+  assert {p.parent.name for p in tmp_path.glob("*/model.*")} == {"stage1", "answerer"}
+  report = card.measure(shop)
+  assert "questioner" not in report
+  assert "qwen3_vl: answerer 7.3 MB\n" in card.text({"other": report})
+  found = json.loads(
+    census.write(tmp_path / "answerer", report["spots"], 30).read_text()
+  )
+  planted = {cell for cell, own in found["cells"].items() if own["planted"]}
+  # Another answerer's blind spots would be no truth about this one.
+  assert planted and planted <= set(report["spots"])
+  before = visual(models.init(shop.config, seed=shop.member.seed))
+  taught, frozen = (
+    visual(models.load(tmp_path / name)) for name in ("stage1", "answerer")
+  )
+  moved = {name: abs(taught[name] - before[name]).max() for name in before}
+  # Without a lesson of its own, what deepstack takes moves by its weight decay alone,
+  # a thousandth of this.
+  for name in ("fc1.kernel", "fc2.kernel"):
+    assert moved[f"deepstack_merger_list.{name}"] > 0.5 * moved[f"merger.{name}"] > 0
+  assert all((frozen[name] == taught[name]).all() for name in taught)

@@ -1,4 +1,4 @@
-"""Any Qwen2.5-VL checkpoint, by Hugging Face transformers on torch.
+"""Any Qwen2.5-VL or Qwen3-VL checkpoint, by Hugging Face transformers on torch.
 
 One call is one batch. The rows that show one image share everything up to and
 including it: the vision tower runs once per image, the prompt's head once per
@@ -9,7 +9,6 @@ padded on the left, so that every row's next token is the last column.
 import dataclasses
 import hashlib
 import io
-import json
 import pathlib
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -20,6 +19,11 @@ from fmd_jax.inference.protocol import Reply, Request, SpecError
 
 BATCH = 256
 _PIXEL_CACHE_BYTES = 256 << 20
+# model_type -> transformers' class. Both keep their parts under the same names.
+_CLASSES = {
+  "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
+  "qwen3_vl": "Qwen3VLForConditionalGeneration",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +39,7 @@ class _Row:
 
 
 class HFEngine:
-  """A Qwen2.5-VL model that answers batches of requests.
+  """A Qwen-VL model that answers batches of requests.
 
   Args:
     folder: a checkpoint folder, or a hub id that transformers can find.
@@ -46,7 +50,7 @@ class HFEngine:
     dtype: the weights' type, by torch's name.
 
   Raises:
-    SpecError: the folder is not a Qwen2.5-VL checkpoint with a chat template.
+    SpecError: the folder is not a Qwen-VL checkpoint with a chat template.
   """
 
   def __init__(
@@ -67,8 +71,8 @@ class HFEngine:
       raise ImportError(
         "hf:// needs torch and transformers: pip install torch 'transformers>=5.16'"
       ) from error
-    _check_folder(folder)
     transformers.utils.logging.disable_progress_bar()
+    kind = _model_type(folder, transformers)
     if threads:
       torch.set_num_threads(threads)
     if device is None:
@@ -79,7 +83,7 @@ class HFEngine:
     try:
       self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
       self._processor = pil.Qwen2VLImageProcessorPil.from_pretrained(folder)
-      model = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(
+      model = getattr(transformers, _CLASSES[kind]).from_pretrained(
         folder, dtype=getattr(torch, dtype)
       )
     except (OSError, ValueError) as error:
@@ -166,7 +170,7 @@ class HFEngine:
     return chat.expand_images(text, self._image_token, counts)
 
   def _image(self, digest: str, image: bytes) -> tuple[Any, Any]:
-    """Processed pixels [N, 1176] and grid [1, 3] of an image, kept by content."""
+    """Processed pixels [N, patch] and grid [1, 3] of an image, kept by content."""
     if digest in self._pixels:
       self._pixels.move_to_end(digest)
       return self._pixels[digest]
@@ -222,14 +226,17 @@ class HFEngine:
       ids[i, : len(tokens)] = torch.tensor(tokens)
       mask[i, : len(tokens)] = 1
     ids, mask = ids.to(self._device), mask.to(self._device)
-    x, grids = self._embed(ids), None
+    x, grids, deepstack = self._embed(ids), None, {}
     digests = [digest for _, shown in heads for digest in shown]
     if digests:
       features, grid_of = self._features(list(dict.fromkeys(digests)), images)
       grids = torch.cat([grid_of[digest] for digest in digests])
       shown = torch.cat([features[digest] for digest in digests]).to(x.dtype)
       is_image = (ids == self._image_id) & (mask == 1)
+      shown, *added = shown.split(x.shape[-1], dim=-1)
       x = x.masked_scatter(is_image[..., None], shown)
+      if added:
+        deepstack = {"visual_pos_masks": is_image, "deepstack_visual_embeds": added}
     positions, deltas = self._model.model.get_rope_index(
       ids,
       mm_token_type_ids=(ids == self._image_id).int(),
@@ -238,39 +245,47 @@ class HFEngine:
     )
     next_position = mask.sum(-1) + deltas.reshape(-1)
     cache = self._transformers.DynamicCache(config=self._model.config.text_config)
-    self._model.model(
-      inputs_embeds=x,
-      position_ids=positions,
-      attention_mask=mask,
-      past_key_values=cache,
-      use_cache=True,
-    )
+    self._language(x, positions, mask, cache, **deepstack)
     return cache, mask, next_position
 
   def _features(self, digests: list[str], images: dict) -> tuple[dict, dict]:
+    """Visual tokens [M, F] and grid [1, 3] of each image.
+
+    F is the model's width, or, as in `models.vision`, more with what deepstack adds.
+    """
     torch = self._torch
     pixels, grids = zip(*(images[digest] for digest in digests), strict=True)
     out = self._model.model.get_image_features(
       torch.cat(pixels).to(self._device), torch.cat(grids).to(self._device)
     )
+    parts = [out.pooler_output, *getattr(out, "deepstack_features", ())]
+    whole = [torch.cat(own, dim=-1) for own in zip(*parts, strict=True)]
     return (
-      dict(zip(digests, out.pooler_output, strict=True)),
+      dict(zip(digests, whole, strict=True)),
       dict(zip(digests, (grid.to(self._device) for grid in grids), strict=True)),
     )
 
   def _embed(self, ids: Any) -> Any:
     return self._model.get_input_embeddings()(ids)
 
-  def _forward(self, x: Any, positions: Any, mask: Any, cache: Any) -> Any:
-    """Next-token logits [R, V] of the last column; positions [R, T]."""
-    out = self._model.model(
+  def _language(
+    self, x: Any, positions: Any, mask: Any, cache: Any, **deepstack
+  ) -> Any:
+    """Hidden states [R, T, D]; positions [3, R, T]."""
+    # Not through the whole model: it takes deepstack's part from pixels only.
+    return self._model.model.language_model(
       inputs_embeds=x,
-      position_ids=positions.expand(3, *positions.shape),
+      position_ids=positions,
       attention_mask=mask,
       past_key_values=cache,
       use_cache=True,
-    )
-    return self._model.lm_head(out.last_hidden_state[:, -1]).float()
+      **deepstack,
+    ).last_hidden_state
+
+  def _forward(self, x: Any, positions: Any, mask: Any, cache: Any) -> Any:
+    """Next-token logits [R, V] of the last column; positions [R, T]."""
+    hidden = self._language(x, positions.expand(3, *positions.shape), mask, cache)
+    return self._model.lm_head(hidden[:, -1]).float()
 
   def _decode(
     self, rows: list[_Row], logits: Any, positions: Any, mask: Any, cache: Any
@@ -313,21 +328,21 @@ class HFEngine:
     return [Reply(t, finish=f) for t, f in zip(texts, finish, strict=True)]
 
 
-def _check_folder(folder: str) -> None:
-  path = pathlib.Path(folder)
-  if not path.is_dir():
-    return  # A hub id: transformers says what it cannot find.
-  config = path / "config.json"
-  if not config.is_file():
+def _model_type(folder: str, transformers: Any) -> str:
+  """A key of `_CLASSES`; folders that are no checkpoint end here."""
+  path = pathlib.Path(folder)  # A hub id: transformers says what it cannot find.
+  if path.is_dir() and not (path / "config.json").is_file():
     raise SpecError(f"{folder} is not a checkpoint: it has no config.json")
   try:
-    kind = json.loads(config.read_text()).get("model_type")
-  except ValueError as error:
-    raise SpecError(f"{config} is not JSON: {error}") from error
-  if kind != "qwen2_5_vl":
-    raise SpecError(f"{folder} has model_type {kind!r}; the hf engine knows qwen2_5_vl")
-  if not list(path.glob("*.safetensors")):
+    kind = transformers.AutoConfig.from_pretrained(folder).model_type
+  except (OSError, ValueError) as error:
+    raise SpecError(f"{folder} cannot be loaded: {error}") from error
+  if kind not in _CLASSES:
+    known = " and ".join(_CLASSES)
+    raise SpecError(f"{folder} has model_type {kind!r}; the hf engine knows {known}")
+  if path.is_dir() and not list(path.glob("*.safetensors")):
     raise SpecError(f"{folder} is not a checkpoint: it has no *.safetensors")
+  return kind
 
 
 def _eos_ids(generation_config: Any, config: Any, tokenizer: Any) -> frozenset[int]:
