@@ -91,7 +91,10 @@ def _tokenizer() -> tokenizers.Tokenizer:
     [tokenizers.AddedToken(t, special=True, normalized=False) for t in tiny.SPECIAL]
   )
   made.add_tokens(
-    [tokenizers.AddedToken(t, special=False, normalized=False) for t in tiny.NOT_SPECIAL]
+    [
+      tokenizers.AddedToken(t, special=False, normalized=False)
+      for t in tiny.NOT_SPECIAL
+    ]
   )
   return made
 
