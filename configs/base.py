@@ -42,6 +42,18 @@ def get_config() -> ml_collections.ConfigDict:
   c.sampling.max_new_tokens = 256  # longest response
   c.sampling.temperature = 1.0  # GRPO needs 1: it trains what it samples
 
+  c.model = ml_collections.ConfigDict()
+  # What a layer keeps for the backward pass: "full" recomputes all but its input,
+  # "dots" all but its projections, "none" nothing.
+  c.model.remat = "full"
+
+  # The devices as a mesh, see fmd_jax/sharding.py; the product is their number, and -1
+  # takes those that are left: all of them, one on a laptop.
+  c.sharding = ml_collections.ConfigDict()
+  c.sharding.data = 1  # copies of the model
+  c.sharding.fsdp = -1  # parts of parameters and optimiser state
+  c.sharding.tensor = 1  # parts of each layer's computation
+
   c.reward = ml_collections.ConfigDict()
   c.reward.terms = ("semantic", "lexical", "penalty")  # of eq. 5
   c.reward.lambda_scale = 0.5  # keeps Delta within [0, 1]
@@ -51,15 +63,39 @@ def get_config() -> ml_collections.ConfigDict:
   c.reward.aggregate = "mean"  # of the slots of a response
 
   c.advantage = ml_collections.ConfigDict()
+  # What centred rewards are divided by: "std", or "none" (Dr. GRPO).
+  c.advantage.scale = "std"
   c.advantage.std_floor = 0.0  # least std to divide by; 0 is the paper
   # "response": all tokens of a response share its advantage, the paper; "question":
   # each has that of the question it spells.
   c.advantage.credit = "response"
 
   c.grpo = ml_collections.ConfigDict()
+  # "grpo": eq. 1; "dr_grpo" divides by the longest response allowed instead of each
+  # one's length; "dapo": all tokens weigh the same, groups of equal rewards are left
+  # out; "gspo": one ratio a response; "cispo": the ratio is a weight only.
+  c.grpo.loss = "grpo"
   c.grpo.clip = 0.2  # epsilon of eq. 1
+  # Epsilon above 1 where it differs (DAPO: 0.28); 0: the same. Of "cispo" it bounds the
+  # ratio itself (5.0).
+  c.grpo.clip_high = 0.0
   c.grpo.beta = 0.01  # weight of the KL to the frozen reference
-  c.grpo.microbatches = 1  # gradient accumulation: parts of a step
+  c.grpo.kl = "k3"  # its estimate; "k1", "k2"
+  # Most tokens computed at once, padding included: the step is cut into as few parts
+  # as that allows, and gradients are summed. 0: the step is one.
+  c.grpo.microbatch_tokens = 0
+
+  # Norms, rotations, softmax, log-probs, gradients and optimiser are always in fp32.
+  c.precision = ml_collections.ConfigDict()
+  c.precision.compute = "float32"  # or "bfloat16": activations, products, sampling
+  c.precision.frozen = "float32"  # how frozen and reference parameters are kept
+
+  c.lora = ml_collections.ConfigDict()
+  c.lora.rank = 0  # 0: no adapters, all but optimizer.frozen is trained
+  c.lora.alpha = 32.0  # over the rank, the adapters' scale
+  # Shell patterns of the projections that get them, "*.q_proj" or "visual.merger.*".
+  c.lora.targets = ("language_model.layers.*",)
+  c.lora.beside = ()  # name prefixes of parameters trained in full beside them
 
   c.optimizer = ml_collections.ConfigDict()
   c.optimizer.learning_rate = 1e-6
@@ -71,7 +107,8 @@ def get_config() -> ml_collections.ConfigDict:
   # The rate falls along a cosine to this share of it at the last step; 1: constant.
   c.optimizer.end_scale = 1.0
   c.optimizer.max_grad_norm = 1.0
-  c.optimizer.frozen = ("visual",)  # name prefixes of parameters left alone
+  # Name prefixes of parameters left alone; with adapters all others are.
+  c.optimizer.frozen = ("visual",)
 
   c.checkpoint = ml_collections.ConfigDict()
   c.checkpoint.every = 50  # steps

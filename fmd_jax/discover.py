@@ -4,6 +4,7 @@ manifest -> sidecar -> methods, one after another -> evaluation -> metrics
 """
 
 import contextlib
+import functools
 import os
 import pathlib
 from collections.abc import Iterator
@@ -11,10 +12,11 @@ from collections.abc import Iterator
 import ml_collections
 from absl import logging
 
-from fmd_jax import data, inference, prompts, records, rollout
+from fmd_jax import data, inference, prompts, records, rl, rollout, sharding
 from fmd_jax.evaluate import evaluate, measure
-from fmd_jax.methods import grpo, zero_shot
+from fmd_jax.methods import grpo, training, zero_shot
 from fmd_jax.methods.run import Run
+from fmd_jax.models.layers import REMAT
 from fmd_jax.questioner.agent import Agent
 from fmd_jax.sidecar import process
 
@@ -23,10 +25,24 @@ METHODS = {module.NAME: module.run for module in (zero_shot, grpo)}
 _MAY_DIFFER = (
   "checkpoint.every",
   "checkpoint.keep",
+  "sharding.data",
+  "sharding.fsdp",
+  "sharding.tensor",
   "sidecar.address",
   "sidecar.threads",
   "sidecar.deadline",
 )
+_PRECISIONS = ("float32", "bfloat16")
+# Keys whose values are names of something.
+_NAMED = {
+  "advantage.credit": grpo.CREDIT,
+  "advantage.scale": rl.SCALES,
+  "grpo.kl": rl.KL,
+  "grpo.loss": rl.LOSSES,
+  "model.remat": REMAT,
+  "precision.compute": _PRECISIONS,
+  "precision.frozen": _PRECISIONS,
+}
 ASKED = ("answerer", "verifier", "evaluator", "embedder")
 
 
@@ -46,19 +62,26 @@ def check(config: ml_collections.ConfigDict) -> None:
       f"config.sampling.temperature is {config.sampling.temperature}; GRPO trains the "
       "distribution that it samples from: set it to 1.0"
     )
-  if config.advantage.credit not in grpo.CREDIT:
+  for key, known in _NAMED.items():
+    if config[key] not in known:
+      raise ValueError(
+        f"config.{key} is {config[key]!r}; available: {', '.join(known)}"
+      )
+  if config.grpo.loss == "dr_grpo" and config.advantage.scale != "none":
     raise ValueError(
-      f"config.advantage.credit is {config.advantage.credit!r}; available: "
-      f"{', '.join(grpo.CREDIT)}"
+      "config.grpo.loss is dr_grpo, whose advantages are not divided by the std: set "
+      "config.advantage.scale to 'none'"
     )
+  if config.grpo.loss == "cispo" and config.grpo.clip_high < 1:
+    raise ValueError(
+      f"config.grpo.clip_high is {config.grpo.clip_high}; cispo bounds the ratio "
+      "itself by it: set it above 1, to 5.0 for one"
+    )
+  if config.lora.rank and not config.lora.targets:
+    raise ValueError("config.lora.rank is set and config.lora.targets is empty")
   for key in ("steps", "images_per_step", "group_size", "questions_per_image"):
     if config[key] < 1:
       raise ValueError(f"config.{key} is {config[key]}; it must be at least 1")
-  if config.images_per_step % config.grpo.microbatches:
-    raise ValueError(
-      f"config.images_per_step ({config.images_per_step}) is not a multiple of "
-      f"config.grpo.microbatches ({config.grpo.microbatches})"
-    )
 
 
 @contextlib.contextmanager
@@ -138,6 +161,8 @@ def discover(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> d
     group_size=config.group_size,
     max_new_tokens=config.sampling.max_new_tokens,
     temperature=config.sampling.temperature,
+    mesh=sharding.make_mesh(**config.sharding),
+    adapt=functools.partial(training.adapted, config),
   )
 
   with serve_roles(config, workdir, ASKED) as models:

@@ -34,8 +34,10 @@ FLOORS = {
   unit: floor
   for floor, units in enumerate(
     (
-      "types prompts world",
-      "data models sharding checkpoint optim inference rewards rl records",
+      # The model says where its activations lie, so sharding is below it; it names no
+      # parameter and imports nobody.
+      "types prompts world sharding",
+      "data models checkpoint optim inference rewards rl records",
       "questioner answerer verifier evaluator metrics sidecar",
       "rollout update taxonomy",
       "methods evaluate",

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax
 import ml_collections
@@ -60,6 +60,12 @@ class Run:
     """The random key of a step: a resumed run draws what it would have drawn."""
     root = jax.random.key(self.config.seed)
     return jax.random.fold_in(jax.random.fold_in(root, stream), step)
+
+  def batches(self, start: int) -> Iterator[list[ImageExample]]:
+    """This process's part of each step's images, from the step `start` on."""
+    host, hosts = jax.process_index(), jax.process_count()
+    size = self.config.images_per_step // hosts
+    return data.batches(self.train, size, self.config.seed, start, host, hosts)
 
   def judge(self, images, texts, banks, step: int) -> rollout.Rollout:
     """Answers, judges and, with banks, scores the responses of one step."""

@@ -9,7 +9,7 @@ import time
 from flax import nnx
 from tqdm import tqdm
 
-from fmd_jax import data, rollout
+from fmd_jax import rollout
 from fmd_jax.methods.run import Run, ask_heldout
 from fmd_jax.records.measurements import Measurements
 from fmd_jax.records.reader import steps as recorded_steps
@@ -24,7 +24,7 @@ def run(run: Run) -> None:
   done = set(recorded_steps(run.workdir, NAME))
   start = next(i for i in range(config.steps + 1) if i not in done)
   measured = Measurements(run.workdir, NAME, start)
-  source = data.batches(run.train, config.images_per_step, config.seed, start)
+  source = run.batches(start)
   bar = tqdm(range(start, config.steps), NAME, config.steps, initial=start)
   for step in bar:
     begun = time.perf_counter()

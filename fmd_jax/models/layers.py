@@ -10,15 +10,60 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Bool, Float
 
+from fmd_jax.models import axes
 from fmd_jax.models.axes import Array
+from fmd_jax.sharding import constrain
 
 # Finite: a row of keys that are all masked must not become NaN.
 MASKED = -1e30
+
+# What the forward pass of a layer keeps for the backward pass, from least memory to
+# most: its input; the results of its projections too; everything.
+REMAT = {
+  "full": jax.checkpoint_policies.nothing_saveable,
+  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  "none": None,
+}
+
+
+def rematerialised(layer: Callable, remat: str | bool) -> Callable:
+  """A layer of a scan that computes again in the backward pass what it did not keep.
+
+  Args:
+    layer: applied by `lax.scan`.
+    remat: a key of `REMAT`; True is "full" and False "none".
+
+  Raises:
+    ValueError: there is no such policy.
+  """
+  remat = {True: "full", False: "none"}.get(remat, remat)
+  if remat not in REMAT:
+    raise ValueError(f"remat {remat!r} is not known; there are {', '.join(REMAT)}")
+  if remat == "none":
+    return layer
+  # Within a scan nothing can be merged with what is computed again.
+  return jax.checkpoint(layer, prevent_cse=False, policy=REMAT[remat])
 
 
 def fan_in_init(scale: float = 1.0) -> Callable[..., Array]:
   """Normal with std scale / sqrt(inputs); `scale` shrinks residual branches."""
   return nnx.initializers.variance_scaling(scale**2, "fan_in", "normal")
+
+
+class Linear(nnx.Linear):
+  """A projection; one with adapters, see `lora`, adds their product.
+
+  Attributes:
+    lora_scale: of the product of `lora_a` and `lora_b`; None: there are none.
+  """
+
+  lora_scale: float | None = None
+
+  def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... E"]:
+    y = super().__call__(x)
+    if self.lora_scale is None:
+      return y
+    return y + (x @ self.lora_a[...]) @ self.lora_b[...] * self.lora_scale
 
 
 def linear(
@@ -29,9 +74,9 @@ def linear(
   dtype: Any,
   rngs: nnx.Rngs,
   scale: float = 1.0,
-) -> nnx.Linear:
+) -> Linear:
   """A projection with a [inputs, outputs] kernel (torch's is the transpose)."""
-  return nnx.Linear(
+  return Linear(
     inputs,
     outputs,
     use_bias=bias,
@@ -81,7 +126,8 @@ class GatedMLP(nnx.Module):
     self.down_proj = make(hidden, width, scale)
 
   def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-    return self.down_proj(jax.nn.silu(self.gate_proj(x)) * self.up_proj(x))
+    hidden = jax.nn.silu(self.gate_proj(x)) * self.up_proj(x)
+    return self.down_proj(constrain(hidden, "...", axes.MLP))
 
 
 class MLP(nnx.Module):
@@ -106,7 +152,8 @@ class MLP(nnx.Module):
     self.approximate = approximate
 
   def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... E"]:
-    return self.fc2(jax.nn.gelu(self.fc1(x), approximate=self.approximate))
+    hidden = jax.nn.gelu(self.fc1(x), approximate=self.approximate)
+    return self.fc2(constrain(hidden, "...", axes.MLP))
 
 
 def stacked(depth: int, make: Callable[[nnx.Rngs], nnx.Module], rngs: nnx.Rngs):

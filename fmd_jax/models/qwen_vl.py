@@ -15,13 +15,14 @@ from flax import nnx
 from jaxtyping import Bool, Float, Int
 
 from fmd_jax.models import layers
-from fmd_jax.models.axes import Array
+from fmd_jax.models.axes import VOCAB, Array
 from fmd_jax.models.config import ModelConfig
 from fmd_jax.models.permute import fill
 from fmd_jax.models.positions import mrope_positions
 from fmd_jax.models.text import KV, TextModel
 from fmd_jax.models.vision import VisionTower
 from fmd_jax.models.vision_plan import VisionPlan, vision_plan
+from fmd_jax.sharding import BATCH, BATCH_AXES, constrain
 
 
 class QwenVL(nnx.Module):
@@ -47,29 +48,40 @@ class QwenVL(nnx.Module):
 
   def encode_images(
     self,
-    pixel_values: Float[Array, "N patch"],
+    pixel_values: Float[Array, "N patch"] | Float[Array, "parts N patch"],
     plan: VisionPlan,
     *,
-    remat: bool = True,
-  ) -> Float[Array, "M F"]:
-    """Visual tokens of all images, in order; see `vision.VisionTower`."""
-    return self.visual(pixel_values, plan, remat=remat)
+    remat: bool | str = True,
+  ) -> Float[Array, "M F"] | Float[Array, "parts M F"]:
+    """Visual tokens of all images, in order; see `vision.VisionTower`.
+
+    Where patches and plan have a leading axis of parts, so have the tokens: each part's
+    images are encoded apart, on the devices that have their rows.
+    """
+    if pixel_values.ndim == 2:
+      return self.visual(pixel_values, plan, remat=remat)
+    encode = lambda pixels, plan: self.visual(pixels, plan, remat=remat)  # noqa: E731
+    return jax.vmap(encode, spmd_axis_name=BATCH_AXES)(pixel_values, plan)
 
   def embed(
-    self, input_ids: Int[Array, "..."], image_features: Float[Array, "M F"] | None
+    self,
+    input_ids: Int[Array, "..."],
+    image_features: Float[Array, "M F"] | Float[Array, "parts M F"] | None,
   ) -> Float[Array, "... F"]:
     """Token embeddings, with image tokens replaced by the features in order.
 
     Args:
       input_ids: of any shape, [B, S] or [B, G, T].
-      image_features: at least as many as there are image tokens; None leaves the
-        image tokens' own embeddings.
+      image_features: at least as many as there are image tokens, or [parts, M, F]
+        where each of as many equal parts of the rows has features of its own; None
+        leaves the image tokens' own embeddings.
 
     Returns:
       [..., F] with features, what deepstack adds being 0 at all other tokens;
       [..., D] without.
     """
     x = self.language_model.embed_tokens(input_ids)
+    x = constrain(x, BATCH, "...", None)
     if image_features is None:
       return x
     width, wanted = image_features.shape[-1], self.config.feature_width
@@ -77,8 +89,11 @@ class QwenVL(nnx.Module):
       raise ValueError(f"image features are {width} wide, the model's are {wanted}")
     if width > x.shape[-1]:
       x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, width - x.shape[-1])])
-    places = (input_ids == self.config.image_token_id).ravel()
-    return fill(x.reshape(-1, x.shape[-1]), image_features, places).reshape(x.shape)
+    places = input_ids == self.config.image_token_id
+    parts = image_features.shape[:-2]
+    flat = (x.reshape(*parts, -1, width), image_features, places.reshape(*parts, -1))
+    filled = (jax.vmap(fill) if parts else fill)(*flat)
+    return constrain(filled.reshape(x.shape), BATCH, "...", None)
 
   def language(
     self,
@@ -89,7 +104,7 @@ class QwenVL(nnx.Module):
     prefix_mask: Bool[Array, "B P"] | None = None,
     *,
     tap: int | None = None,
-    remat: bool = True,
+    remat: bool | str = True,
   ):
     """Runs rows through the language model.
 
@@ -101,8 +116,8 @@ class QwenVL(nnx.Module):
       prefix_mask: which of them are seen; needed with `prefix`.
       tap: also return the hidden state after this many layers, before any final norm
         (transformers' hidden_states[tap]; what deepstack adds there is in it).
-      remat: recompute each layer in the backward pass: less memory, and on a CPU
-        less time too.
+      remat: see `layers.REMAT`; recomputing each layer in the backward pass takes less
+        memory, and on a CPU less time too.
 
     Returns:
       hidden [B, G, T, D] after the final norm, the rows' own keys and values
@@ -137,18 +152,22 @@ class QwenVL(nnx.Module):
     """
     return self.language_model.step(x, positions, prefix, prefix_mask, cache, index)
 
+  def head(self) -> tuple[Array, int]:
+    """The output head's weight, [D, V] or [V, D] where tied, and the axis of D."""
+    if self.lm_head is None:
+      return self.language_model.embed_tokens.embedding[...], 1
+    return self.lm_head.kernel[...], 0
+
   def unembed(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
     """Logits in fp32."""
-    if self.lm_head is None:
-      weight, axis = self.language_model.embed_tokens.embedding[...], 1
-    else:
-      weight, axis = self.lm_head.kernel[...], 0
-    return jax.lax.dot_general(
+    weight, axis = self.head()
+    logits = jax.lax.dot_general(
       hidden.astype(weight.dtype),
       weight,
       (((hidden.ndim - 1,), (axis,)), ((), ())),
       preferred_element_type=jnp.float32,
     )
+    return constrain(logits, "...", VOCAB)
 
   def __call__(
     self,

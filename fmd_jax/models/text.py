@@ -14,8 +14,9 @@ from flax import nnx
 from jaxtyping import Bool, Float, Int
 
 from fmd_jax.models import layers
-from fmd_jax.models.axes import Array
+from fmd_jax.models.axes import HEADS, KV_HEADS, Array
 from fmd_jax.models.config import TextConfig
+from fmd_jax.sharding import BATCH, constrain
 
 KV = tuple[Array, Array]
 
@@ -97,10 +98,18 @@ class Attention(nnx.Module):
     if self.qk_norm:
       q, k = self.q_norm(q), self.k_norm(k)
     q, k = layers.rotate(q, cos, sin), layers.rotate(k, cos, sin)
-    return q, k, split(self.v_proj(x))
+    q = constrain(q, BATCH, "...", HEADS, None)
+    k, v = (
+      constrain(y, BATCH, "...", KV_HEADS, None) for y in (k, split(self.v_proj(x)))
+    )
+    return q, k, v
 
   def output(self, mixed: Float[Array, "B G T H h"]) -> Float[Array, "B G T D"]:
     return self.o_proj(mixed.reshape(*mixed.shape[:-2], -1))
+
+
+def _residual(x: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
+  return constrain(x, BATCH, "...", None)
 
 
 class DecoderLayer(nnx.Module):
@@ -119,8 +128,8 @@ class DecoderLayer(nnx.Module):
     """Returns the new x, and the keys and values of x's own tokens."""
     q, k, v = self.self_attn.qkv(self.input_layernorm(x), cos, sin)
     own = [(k, v, mask)] if cache is None else [cache, (k, v, mask)]
-    x = x + self.self_attn.output(_attend(q, own, shared))
-    return x + self.mlp(self.post_attention_layernorm(x)), (k, v)
+    x = _residual(x + self.self_attn.output(_attend(q, own, shared)))
+    return _residual(x + self.mlp(self.post_attention_layernorm(x))), (k, v)
 
 
 class TextModel(nnx.Module):
@@ -150,7 +159,7 @@ class TextModel(nnx.Module):
     prefix_mask: Bool[Array, "B P"] | None = None,
     *,
     tap: int | None = None,
-    remat: bool = True,
+    remat: bool | str = True,
   ):
     """See `QwenVL.language`."""
     x, *added = jnp.split(x, x.shape[-1] // self.config.hidden_size, -1)
@@ -172,7 +181,7 @@ class TextModel(nnx.Module):
         x += jnp.where(index <= last, added[jnp.minimum(index, last)], 0)
       return x, kv
 
-    layer = jax.checkpoint(layer, prevent_cse=False) if remat else layer
+    layer = layers.rematerialised(layer, remat)
     inputs = (params, prefix, index)
     if tap is None:
       x, kv = jax.lax.scan(layer, x, inputs)

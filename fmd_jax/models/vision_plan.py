@@ -8,12 +8,17 @@ batch of equal images, that layout is a reshape and no index is kept at all.
 
 import functools
 import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
+from jaxtyping import Float
 
 from fmd_jax.models.buckets import bucket
 from fmd_jax.models.config import VisionConfig
+
+Grids = tuple[tuple[int, int, int], ...]
 
 
 class Segments(NamedTuple):
@@ -72,6 +77,33 @@ def _cut(length: int, longest: int) -> list[int]:
   return [longest] * whole + [rest] * (rest > 0)
 
 
+class _Sizes(NamedTuple):
+  """What bucketed plans of the same shapes are made for: maxima over their images."""
+
+  groups: int
+  minus_groups: int  # the fewest; negative, so that it is a maximum too
+  frame: int
+  windows: int
+  frames: int
+
+
+def _sizes(grids: Grids, config: VisionConfig) -> _Sizes:
+  merge, side = config.spatial_merge_size, _window_side(config)
+  groups = windows = frames = 0
+  for times, height, width in grids:
+    rows, columns = height // merge, width // merge
+    groups += times * rows * columns
+    windows += times * (-(-rows // side) * -(-columns // side) if side else 1)
+    frames += times
+  longest = max(height * width for _, height, width in grids)
+  return _Sizes(groups, -groups, longest, windows, frames)
+
+
+def _window_side(config: VisionConfig) -> int:
+  """Merged tokens along a window's side; 0: there are no windows."""
+  return config.window_size // config.spatial_merge_size // config.patch_size
+
+
 def _windows_of_frame(rows: int, columns: int, side: int):
   """Merged tokens of one frame, window by window, and the windows' lengths."""
   index = np.arange(rows * columns).reshape(rows, columns)
@@ -106,11 +138,10 @@ def _table_taps(position: np.ndarray, height: int, width: int, side: int):
 
 
 @functools.lru_cache(maxsize=256)
-def _plan(
-  grids: tuple[tuple[int, int, int], ...], config: VisionConfig, bucketed: bool
-) -> VisionPlan:
+def _plan(grids: Grids, config: VisionConfig, sizes: _Sizes | None) -> VisionPlan:
+  """The plan in its exact shapes, or in the shapes that belong to `sizes`."""
   merge, unit = config.spatial_merge_size, config.merge_unit
-  side = config.window_size // merge // config.patch_size
+  side = _window_side(config)
   table_side = math.isqrt(config.num_position_embeddings)
   order, positions, windows, frames, taps = [], [], [], [], []
   start = 0
@@ -132,13 +163,13 @@ def _plan(
       windows += [unit * n for n in lengths]
       frames.append(height * width)
       start += rows * columns
-  mixed = bucketed and len(set(grids)) > 1
-  if mixed:
+  if sizes:
     # Padding patches attend among themselves, in segments of their own: left out of
     # all segments, they would have to be kept out of every gradient.
-    padding = bucket(start, 4) - start
-    longest = bucket(max(frames), 2)
+    padding = bucket(sizes.groups, 4) - start
+    longest = bucket(sizes.frame, 2)
     full = unit * side**2 or longest
+    most = unit * (bucket(sizes.groups, 4) + sizes.minus_groups)
     order.append(np.arange(start, start + padding))
     positions.append(np.zeros((2, unit * padding), int))
     if table_side:
@@ -146,15 +177,17 @@ def _plan(
     windows += _cut(unit * padding, full)
     frames += _cut(unit * padding, longest)
     # One empty segment at least: with and without index arrays are two programs.
-    in_windows = _segments(windows, full, bucket(len(windows) + 1, 1))
-    in_frames = _segments(frames, longest, bucket(len(frames) + 1, 1)) if side else None
+    number = bucket(sizes.windows + -(-most // full) + 1, 1)
+    in_windows = _segments(windows, full, number)
+    number = bucket(sizes.frames + -(-most // longest) + 1, 1)
+    in_frames = _segments(frames, longest, number) if side else None
   else:
     in_windows = _segments(windows)
     in_frames = None if windows == frames else _segments(frames)
   order = np.concatenate(order).astype(np.int32)
   in_order = np.array_equal(order, np.arange(len(order)))
   # Whether there is an order must not depend on what a bucket holds.
-  in_order = in_order and not (mixed and side)
+  in_order = in_order and not (sizes and side)
   return VisionPlan(
     order=None if in_order else order,
     inverse=None if in_order else np.argsort(order).astype(np.int32),
@@ -166,6 +199,13 @@ def _plan(
     if taps
     else None,
   )
+
+
+def _tuples(image_grid_thw: np.ndarray) -> Grids:
+  grids = tuple(tuple(int(n) for n in grid) for grid in np.asarray(image_grid_thw))
+  if not grids:
+    raise ValueError("a vision plan needs at least one image")
+  return grids
 
 
 def vision_plan(
@@ -186,18 +226,52 @@ def vision_plan(
   Raises:
     ValueError: no image, or a grid that does not divide into groups of patches.
   """
-  grids = tuple(tuple(int(n) for n in grid) for grid in np.asarray(image_grid_thw))
-  if not grids:
-    raise ValueError("a vision plan needs at least one image")
-  return _plan(grids, config, bucketed)
+  grids = _tuples(image_grid_thw)
+  mixed = bucketed and len(set(grids)) > 1
+  return _plan(grids, config, _sizes(grids, config) if mixed else None)
 
 
-def pad_patches(pixel_values: np.ndarray, plan: VisionPlan) -> np.ndarray:
+def vision_plans(
+  image_grid_thw: Sequence[np.ndarray],
+  config: VisionConfig,
+  agree: Callable[[np.ndarray], np.ndarray],
+) -> VisionPlan:
+  """Plans of the parts of a batch, each on devices of its own, in the same shapes.
+
+  Args:
+    image_grid_thw: [I, 3] of each part; bucketed as in `vision_plan` where any two
+      images of the batch are unequal.
+    config: the vision tower's.
+    agree: the maximum of each number over all processes, see `sharding.agree`.
+
+  Returns:
+    One plan whose arrays have a leading axis of parts.
+  """
+  parts = [_tuples(grids) for grids in image_grid_thw]
+  sizes = np.max([_sizes(grids, config) for grids in parts], 0)
+  # A maximum and that of the negatives: equal where all parts are.
+  kinds = np.array([(len(grids), *grid) for grids in parts for grid in grids])
+  agreed = agree(np.concatenate([sizes, kinds.max(0), (-kinds).max(0)]))
+  sizes, largest, smallest = np.split(agreed, [len(sizes), len(sizes) + 4])
+  mixed = (largest != -smallest).any()
+  shape = _Sizes(*sizes.tolist()) if mixed else None
+  return jax.tree.map(
+    lambda *arrays: np.stack(arrays), *(_plan(grids, config, shape) for grids in parts)
+  )
+
+
+def pad_patches(
+  pixel_values: np.ndarray, plan: VisionPlan, image_grid_thw: Sequence[np.ndarray] = ()
+) -> Float[np.ndarray, "N patch"] | Float[np.ndarray, "parts N patch"]:
   """Adds the rows of zeros that a bucketed plan counts on.
 
   Args:
     pixel_values: [N, patch] of the images alone.
     plan: of the same images.
+    image_grid_thw: of each part, as `vision_plans` was given it.
   """
-  missing = plan.positions.shape[1] - len(pixel_values)
-  return np.pad(pixel_values, ((0, missing), (0, 0)))
+  counts = [int(np.prod(grids, -1).sum()) for grids in image_grid_thw]
+  parts = np.split(pixel_values, np.cumsum(counts)[:-1]) if counts else [pixel_values]
+  length = plan.positions.shape[-1]
+  padded = [np.pad(p, ((0, length - len(p)), (0, 0))) for p in parts]
+  return np.stack(padded) if counts else padded[0]

@@ -1,13 +1,15 @@
 """A questioner ready to ask: its folder, its prompt, its sampler."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
-from fmd_jax import models, prompts
+from fmd_jax import models, prompts, sharding
+from fmd_jax.models.config import from_folder
 from fmd_jax.models.processor import Processor
 from fmd_jax.questioner.sampler import Inputs, Samples, make_inputs, make_sampler
 from fmd_jax.types import ImageExample
@@ -20,6 +22,7 @@ class Agent:
     model: as loaded.
     graphdef: its structure; `sample` takes the parameters.
     allowed_tokens: bool [V], what it may say.
+    mesh: the devices.
   """
 
   def __init__(
@@ -30,6 +33,8 @@ class Agent:
     group_size: int,
     max_new_tokens: int,
     temperature: float,
+    mesh: Mesh | None = None,
+    adapt: Callable[[models.QwenVL], models.QwenVL] = lambda model: model,
   ):
     """Loads the folder.
 
@@ -39,10 +44,16 @@ class Agent:
       group_size: G, responses to an image.
       max_new_tokens: longest response.
       temperature: of the sampling.
+      mesh: from `sharding.make_mesh`; None: this process's first device.
+      adapt: makes of the loaded model the one that is trained; see `models.add_lora`.
     """
     self.folder = folder
+    self.mesh = mesh or sharding.make_mesh(1, 1, 1, jax.local_devices()[:1])
     self.processor = Processor.from_folder(folder)
-    self.model = models.load(folder)
+    config = from_folder(folder)
+    where = lambda *param: models.param_sharding(*param, self.mesh, config)  # noqa: E731
+    where = where if self.mesh.size > 1 else None
+    self.model = adapt(models.load(folder, shardings=where))
     self.graphdef = nnx.graphdef(self.model)
     config = self.model.config
     self.allowed_tokens = models.sampleable_tokens(
@@ -60,28 +71,50 @@ class Agent:
     )
 
   def prepare(self, images: Sequence[ImageExample]) -> Inputs:
-    """Prompts, patches and the vision plan of B images; see `make_inputs`."""
+    """Prompts, patches and the vision plan of B images; see `make_inputs`.
+
+    With several processes each gives its own images, as many as the others, and the
+    result is of all.
+    """
     batch = self.processor.encode(
       [self._messages] * len(images), [[image.png] for image in images]
     )
-    return make_inputs(
+    parts, rest = divmod(sharding.batch_shards(self.mesh), jax.process_count())
+    # A batch that does not split is whole on every device, and so is its plan.
+    splits = self.mesh.size > 1 and not rest and len(images) % parts == 0
+    inputs = make_inputs(
       batch.input_ids,
       batch.lengths,
       batch.pixel_values,
       batch.image_grid_thw,
       self.model.config,
+      parts if splits else None,
     )
+    prompt, *pictures = inputs
+    positions = sharding.join(prompt.positions, self.mesh, axis=1)
+    prompt, *pictures = jax.tree.map(
+      self.join, (prompt._replace(positions=None), *pictures)
+    )
+    return Inputs(prompt._replace(positions=positions), *pictures)
 
   def sample(self, params: Any, inputs: Inputs, key: jax.Array) -> Samples:
     """G responses to each image; `params` is a state or a tuple of states."""
-    return self._sample(params, *inputs, key)
+    with sharding.use(self.mesh):
+      return self._sample(params, *inputs, key)
+
+  def join(self, value: jax.Array) -> jax.Array:
+    """An array [B, ...] about this process's images, as part of one about all."""
+    return sharding.join(value, self.mesh)
+
+  def tokens(self, samples: Samples) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens [B, G, T] and lengths [B, G] of this process's own images."""
+    return sharding.own(samples.tokens), sharding.own(samples.lengths)
 
   def texts(self, samples: Samples) -> list[list[str]]:
     """The responses [B][G] as text, control tokens left out."""
-    tokens, lengths = np.asarray(samples.tokens), np.asarray(samples.lengths)
     return [
       [self.processor.decode(row[:n]) for row, n in zip(group, ns, strict=True)]
-      for group, ns in zip(tokens, lengths, strict=True)
+      for group, ns in zip(*self.tokens(samples), strict=True)
     ]
 
   def with_params(self, params: tuple) -> nnx.Module:

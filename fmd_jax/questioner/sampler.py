@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Bool, Float, Int
 
-from fmd_jax import models
+from fmd_jax import models, sharding
 from fmd_jax.models.axes import Array
 from fmd_jax.models.buckets import bucket
 
@@ -40,12 +40,13 @@ class Inputs(NamedTuple):
 
   Attributes:
     prompt: the B prompts.
-    pixel_values: [N, patch], the patches of all images and rows of zeros after them.
+    pixel_values: [N, patch], the patches of all images and rows of zeros after them;
+      [parts, N, patch] on several devices, each with its own images.
     plan: `models.vision_plan` of the same images.
   """
 
   prompt: Prompt
-  pixel_values: Float[np.ndarray, "N patch"]
+  pixel_values: Float[Array, "N patch"] | Float[Array, "parts N patch"]
   plan: models.VisionPlan
 
 
@@ -56,13 +57,14 @@ class Samples(NamedTuple):
     tokens: [B, G, T]; the pad id from `lengths` on.
     logprobs: [B, G, T] of the distribution sampled from; 0 from `lengths` on.
     lengths: [B, G] tokens, the end-of-sequence token included.
-    image_features: [M, F] of all images, for a trainer whose vision tower is frozen.
+    image_features: [M, F] or [parts, M, F] of all images, for a trainer whose vision
+      tower is frozen.
   """
 
   tokens: Int[Array, "B G T"]
   logprobs: Float[Array, "B G T"]
   lengths: Int[Array, "B G"]
-  image_features: Float[Array, "M F"]
+  image_features: Float[Array, "M F"] | Float[Array, "parts M F"]
 
 
 class _Decoding(NamedTuple):
@@ -96,6 +98,7 @@ def make_inputs(
   pixel_values: np.ndarray,
   image_grid_thw: np.ndarray,
   config: Any,
+  parts: int | None = None,
 ) -> Inputs:
   """Puts together what the model sees; NumPy, on the host.
 
@@ -108,22 +111,34 @@ def make_inputs(
     pixel_values: [N, patch] of all images, in row order.
     image_grid_thw: [I, 3].
     config: the model's.
+    parts: how many devices of this process each take a part of the rows and encode the
+      part's images: patches and plan then have a leading axis of parts, and their
+      shapes are those of all processes. None: all are encoded together.
   """
-  plan = models.vision_plan(image_grid_thw, config.vision, bucketed=True)
+  visual = (input_ids == config.image_token_id).sum(1)
+  if parts is None:
+    plan = models.vision_plan(image_grid_thw, config.vision, bucketed=True)
+    pixel_values = models.pad_patches(pixel_values, plan)
+  else:
+    tokens = image_grid_thw.prod(-1) // config.vision.merge_unit
+    ends = np.cumsum(visual.reshape(parts, -1).sum(1))[:-1]
+    first = np.searchsorted(np.cumsum(tokens), ends, "right")
+    grids = np.split(image_grid_thw, first)
+    plan = models.vision_plans(grids, config.vision, sharding.agree)
+    pixel_values = models.pad_patches(pixel_values, plan, grids)
+  width = input_ids.shape[1]
   if (image_grid_thw != image_grid_thw[0]).any():
-    visual = (input_ids == config.image_token_id).sum(1)
     # Rounded apart: with one image a row, the second part is the plan's longest
     # frame, so that there are no more programs than plans.
     width = bucket(int((lengths - visual).max()), 8, 8) + bucket(int(visual.max()), 2)
+  width = width if parts is None else int(sharding.agree(np.array(width)))
+  if width != input_ids.shape[1]:
     padded = np.full((len(input_ids), width), config.pad_token_id, np.int32)
     kept = min(width, input_ids.shape[1])
     padded[:, :kept] = input_ids[:, :kept]
     input_ids = padded
-  return Inputs(
-    make_prompt(input_ids, lengths, image_grid_thw, config),
-    models.pad_patches(pixel_values, plan),
-    plan,
-  )
+  prompt = make_prompt(input_ids, lengths, image_grid_thw, config)
+  return Inputs(prompt, pixel_values, plan)
 
 
 def masked_logits(

@@ -4,12 +4,23 @@ Axis legend: B images, G responses per image, K questions per response,
 T completion tokens.
 """
 
-from fmd_jax.rl.advantages import group_advantages, question_advantages
-from fmd_jax.rl.losses import grpo_loss, response_weights, stale_weights
+from fmd_jax.rl.advantages import SCALES, group_advantages, question_advantages
+from fmd_jax.rl.losses import (
+  KL,
+  LOSSES,
+  grpo_loss,
+  policy_loss,
+  response_weights,
+  stale_weights,
+)
 
 __all__ = [
+  "KL",
+  "LOSSES",
+  "SCALES",
   "group_advantages",
   "grpo_loss",
+  "policy_loss",
   "question_advantages",
   "response_weights",
   "stale_weights",

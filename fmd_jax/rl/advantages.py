@@ -5,17 +5,22 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 EPSILON = 1e-6
+SCALES = ("std", "none")
 
 
-def _normalise(rewards: Array, mask: Array, std_floor: float) -> Array:
+def _normalise(rewards: Array, mask: Array, std_floor: float, scale: str) -> Array:
   """Normalises the last axis over its masked-in entries; masked-out ones give 0."""
+  if scale not in SCALES:
+    raise ValueError(f"no scale {scale!r} of advantages; available: {SCALES}")
   # A masked reward may hold anything, also NaN: it must not reach a sum.
   rewards = jnp.where(mask, rewards, 0.0)
   count = mask.sum(-1, keepdims=True)
   mean = rewards.sum(-1, keepdims=True) / jnp.maximum(count, 1)
   centred = jnp.where(mask, rewards - mean, 0.0)
-  variance = (centred**2).sum(-1, keepdims=True) / jnp.maximum(count - 1, 1)
-  denominator = jnp.maximum(jnp.sqrt(variance), std_floor) + EPSILON
+  denominator = 1.0
+  if scale == "std":
+    variance = (centred**2).sum(-1, keepdims=True) / jnp.maximum(count - 1, 1)
+    denominator = jnp.maximum(jnp.sqrt(variance), std_floor) + EPSILON
   # Equality is asked of the rewards, not of the std: the rounding of the mean
   # divided by EPSILON would be an advantage of the order of 0.1.
   high = jnp.max(jnp.where(mask, rewards, -jnp.inf), -1, keepdims=True)
@@ -25,7 +30,10 @@ def _normalise(rewards: Array, mask: Array, std_floor: float) -> Array:
 
 
 def group_advantages(
-  rewards: Float[Array, "B G"], mask: Bool[Array, "B G"], std_floor: float = 0.0
+  rewards: Float[Array, "B G"],
+  mask: Bool[Array, "B G"],
+  std_floor: float = 0.0,
+  scale: str = "std",
 ) -> Float[Array, "B G"]:
   """A_g = (R_g - mean(R)) / (max(std(R), std_floor) + 1e-6), of eq. 1.
 
@@ -35,6 +43,7 @@ def group_advantages(
       leave the mean and the std (ddof = 1).
     std_floor: a lower bound for the std. The paper has none (0): dividing by the
       group's own std erases the scale of the diversity terms.
+    scale: "std", or "none": the rewards are centred only (Dr. GRPO).
 
   Returns:
     [B, G] advantages; 0 at masked-out places, and in a whole group when fewer than
@@ -42,7 +51,7 @@ def group_advantages(
   """
   chex.assert_rank(rewards, 2)
   chex.assert_equal_shape([rewards, mask])
-  return _normalise(jnp.asarray(rewards), jnp.asarray(mask, bool), std_floor)
+  return _normalise(jnp.asarray(rewards), jnp.asarray(mask, bool), std_floor, scale)
 
 
 def question_advantages(
@@ -50,6 +59,7 @@ def question_advantages(
   scored: Bool[Array, "B G K"],
   token_slots: Int[Array, "B G T"],
   std_floor: float = 0.0,
+  scale: str = "std",
 ) -> Float[Array, "B G T"]:
   """Credit per question (ours): every token gets its own question's advantage.
 
@@ -59,6 +69,7 @@ def question_advantages(
     token_slots: [B, G, T] the slot whose question the token spells; -1 for tags
       and EOS, which take the mean over the response's scored slots.
     std_floor: as in `group_advantages`.
+    scale: likewise.
 
   Returns:
     [B, G, T] advantages; 0 for the tokens of an unscored slot.
@@ -70,7 +81,7 @@ def question_advantages(
   scored = jnp.asarray(scored, bool)
   flat = (images, group * slots)
   advantages = _normalise(
-    jnp.asarray(rewards).reshape(flat), scored.reshape(flat), std_floor
+    jnp.asarray(rewards).reshape(flat), scored.reshape(flat), std_floor, scale
   ).reshape(rewards.shape)
   count = jnp.maximum(scored.sum(-1, keepdims=True), 1)
   response_mean = advantages.sum(-1, keepdims=True) / count

@@ -177,8 +177,6 @@ def test_every_parameter_has_its_axes(tied, family):
     assert len(names) == variable.ndim, path
     tower = path[0]
     for name, size in zip(names, variable.shape):
-      # The fused qkv is three times the heads; the merger has one width.
-      size = size // 3 if path[-2] == "qkv" and name == axes.VISION_HEADS else size
       assert sizes.setdefault((tower, name), size) == size, (path, name)
   with pytest.raises(KeyError, match="adapter"):
     axes.logical_axes(("adapter", "kernel"))

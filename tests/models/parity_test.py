@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 
 from fmd_jax import models
-from tests.models import peer
+from tests.models import peer, tiny
 
 TOLERANCE = 1e-4
 ONE = ([3, (8, 12), 4],)  # 112 x 168: two windows, the second half filled
@@ -205,3 +205,23 @@ def test_bfloat16_shards_of_theirs(tmp_path):
   assert peer.difference(got, wanted, given.attention_mask) < TOLERANCE
   kernel = models.load(tmp_path, dtype=jnp.bfloat16).lm_head.kernel
   assert kernel.dtype == jnp.bfloat16
+
+
+def test_a_bfloat16_export_is_one_of_theirs(tmp_path):
+  # Cut to its high bits instead of rounded, a weight is off by up to two units.
+  import torch
+  import transformers
+
+  ours = tiny.model(seed=3)
+  models.save(ours, tmp_path, dtype=jnp.bfloat16)
+  kind = transformers.Qwen2_5_VLForConditionalGeneration
+  stored = kind.from_pretrained(tmp_path, dtype="auto")
+  assert stored.dtype == torch.bfloat16
+  head = np.asarray(ours.lm_head.kernel[...].T.astype(jnp.bfloat16), np.float32)
+  np.testing.assert_array_equal(stored.lm_head.weight.detach().float().numpy(), head)
+  theirs = kind.from_pretrained(tmp_path, dtype="float32")
+  ids = np.random.default_rng(0).integers(0, tiny.WORDS, (2, 9))
+  with torch.no_grad():
+    wanted = theirs(torch.tensor(ids)).logits.numpy()
+  got = models.load(tmp_path)(ids)
+  assert np.abs(got - wanted).max() <= 1e-4 * np.abs(wanted).max()

@@ -10,7 +10,7 @@ from flax import nnx
 
 from fmd_jax import models
 from fmd_jax.models import config as configs
-from fmd_jax.models import weights
+from fmd_jax.models import tensor_files, weights
 from tests.models import tiny
 
 
@@ -40,7 +40,7 @@ def test_round_trip(tmp_path, tied, family):
 
 def test_shards_and_names_in_memory(tmp_path, model, monkeypatch):
   # Big models come in shards; transformers' own names are nested one deeper.
-  monkeypatch.setattr(weights, "MAX_SHARD_BYTES", 40_000)
+  monkeypatch.setattr(tensor_files, "MAX_SHARD_BYTES", 40_000)
   models.save(model, tmp_path)
   files = sorted(path.name for path in tmp_path.glob("*.safetensors"))
   assert len(files) > 2 and "model.safetensors" not in files
@@ -80,6 +80,14 @@ def test_bfloat16(tmp_path, model):
   np.testing.assert_allclose(kernel, model.lm_head.kernel[...], rtol=1e-2)
 
 
+def test_an_export_that_fails_leaves_the_last_one(tmp_path, model, monkeypatch):
+  models.save(model, tmp_path)
+  monkeypatch.setattr(weights, "_on_host", lambda array: 1 / 0)
+  with pytest.raises(ZeroDivisionError):
+    models.save(tiny.model(seed=1), tmp_path)
+  assert same(models.load(tmp_path), model)
+
+
 def test_source_files_are_copied_but_not_its_model(tmp_path, model):
   source = tiny.write_processor(tmp_path / "source")
   (source / "config.json").write_text("{}")
@@ -105,6 +113,11 @@ def bad_folders(folder, model):
   store = lambda t: safetensors.numpy.save_file(t, folder / "model.safetensors")  # noqa: E731
   write = lambda c: (folder / "config.json").write_text(json.dumps(c))  # noqa: E731
   norm = "model.norm.weight"
+  whole = (folder / "model.safetensors").read_bytes()
+  # Each "F32" of the header becomes four bytes longer.
+  longer = int.from_bytes(whole[:8], "little") + 4 * len(tensors)
+  longer = longer.to_bytes(8, "little")
+  index = folder / "model.safetensors.index.json"
   text = config["text_config"]
   return {
     "no config": (
@@ -122,6 +135,30 @@ def bad_folders(folder, model):
     "weights not safetensors": (
       lambda: (folder / "model.safetensors").write_text("version https://git-lfs"),
       "is not a safetensors file",
+    ),
+    "cut short": (
+      lambda: (folder / "model.safetensors").write_bytes(whole[:-1]),
+      "model.safetensors is cut short: ",
+    ),
+    "header cut short": (
+      lambda: (folder / "model.safetensors").write_bytes(whole[:40]),
+      "is not a safetensors file",
+    ),
+    "8-bit floats": (
+      lambda: (folder / "model.safetensors").write_bytes(
+        whole.replace(b'"F32"', b'"F8_E4M3"').replace(whole[:8], longer, 1)
+      ),
+      "is F8_E4M3; F64, F32, F16, BF16 can be read",
+    ),
+    "no such shard": (
+      lambda: index.write_text(
+        json.dumps({"weight_map": {norm: "model-2.safetensors"}})
+      ),
+      "model-2.safetensors, named by model.safetensors.index.json, is missing",
+    ),
+    "other shard": (
+      lambda: index.write_text(json.dumps({"weight_map": {"w": "model.safetensors"}})),
+      "model.safetensors lacks w, which model.safetensors.index.json says",
     ),
     "missing": (
       lambda: store({k: v for k, v in tensors.items() if k != norm}),
