@@ -61,6 +61,7 @@ def make(
   tokens: int = TOKENS,
   size: tuple[int, int] = folders.IMAGE,
   prompt: int | None = None,
+  score: bool = True,
 ) -> Case:
   """A batch as the questioner's agent prepares it, with random forced responses.
 
@@ -98,10 +99,9 @@ def make(
     advantages=rng.standard_normal(rows, np.float32),
     response_mask=np.ones(rows, bool),
   )
-  old = np.asarray(_logprobs(model, batch)) + 0.2 * rng.standard_normal(
-    batch.completions.shape
-  )
-  batch = batch._replace(old_logprobs=old.astype(np.float32))
+  if score:
+    noise = 0.2 * rng.standard_normal(batch.completions.shape, np.float32)
+    batch = batch._replace(old_logprobs=np.asarray(_logprobs(model, batch)) + noise)
   return Case(model, inputs, batch, grids)
 
 
