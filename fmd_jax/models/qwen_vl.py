@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from fmd_jax.models import layers
 from fmd_jax.models.axes import VOCAB, Array
 from fmd_jax.models.config import ModelConfig
+from fmd_jax.models.decode import Stacks, Step, make_step
 from fmd_jax.models.permute import fill
 from fmd_jax.models.positions import mrope_positions
 from fmd_jax.models.text import KV, TextModel
@@ -127,30 +128,9 @@ class QwenVL(nnx.Module):
       x, positions, mask, prefix, prefix_mask, tap=tap, remat=remat
     )
 
-  def language_step(
-    self,
-    x: Float[Array, "B G D"],
-    positions: Int[Array, "3 B G"],
-    prefix: KV,
-    prefix_mask: Bool[Array, "B P"],
-    cache: KV,
-    index: Int[Array, ""],
-  ) -> tuple[Float[Array, "B G D"], KV]:
-    """One decoding step of every row.
-
-    Args:
-      x: embedding of each row's token.
-      positions: its M-RoPE position.
-      prefix: keys and values [L, B, P, KV, h] of the prompts.
-      prefix_mask: which of them are real.
-      cache: keys and values [L, B, G, T, KV, h] of the rows; those before `index` are
-        seen, those of this token are written at `index`.
-      index: the same for all rows.
-
-    Returns:
-      hidden [B, G, D] after the final norm, and the cache.
-    """
-    return self.language_model.step(x, positions, prefix, prefix_mask, cache, index)
+  def decoder(self, prefix: Stacks, prefix_mask: Bool[Array, "B P"]) -> Step:
+    """The step that runs one token of every row; see `decode.make_step`."""
+    return make_step(self.language_model, prefix, prefix_mask)
 
   def head(self) -> tuple[Array, int]:
     """The output head's weight, [D, V] or [V, D] where tied, and the axis of D."""

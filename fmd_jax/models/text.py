@@ -47,21 +47,22 @@ def mrope_angles(
 
 def _attend(
   q: Float[Array, "B G T H h"],
-  own: list[tuple[Array, Array, Array]],
+  own: tuple[Array, Array, Array],
   shared: tuple[Array, Array, Array] | None,
 ) -> Float[Array, "B G T H h"]:
   """Softmax attention over the keys of a row and those its image shares.
 
   Args:
     q: queries.
-    own: parts (k, v [B, G, S, KV, h], mask [B, G, T, S] or broadcast to it).
+    own: k, v [B, G, S, KV, h] and mask [B, G, T, S] or broadcast to it.
     shared: (k, v [B, P, KV, h], mask [B, P]) seen by every row of an image, or None.
   """
-  shape, heads = q.shape, own[0][0].shape[3]
+  shape, heads = q.shape, own[0].shape[3]
   q = q.reshape(*shape[:3], heads, -1, shape[-1]) * shape[-1] ** -0.5
   q = jnp.transpose(q, (0, 3, 1, 2, 4, 5))  # [B, KV, G, T, R, h]
   # Keys and values of each part, their einsum's axes, and the mask.
-  parts = [("bgskh", k, v, mask[:, None, :, :, None]) for k, v, mask in own]
+  k, v, mask = own
+  parts = [("bgskh", k, v, mask[:, None, :, :, None])]
   if shared is not None:
     k, v, mask = shared
     parts.append(("bskh", k, v, mask[:, None, None, None, None]))
@@ -113,7 +114,7 @@ def _residual(x: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
 
 
 class DecoderLayer(nnx.Module):
-  """One layer; `own` and `shared` are as `_attend` has them."""
+  """One layer; `shared` is as `_attend` has it."""
 
   def __init__(self, config: TextConfig, dtype: Any, rngs: nnx.Rngs):
     width, scale = config.hidden_size, (2 * config.num_hidden_layers) ** -0.5
@@ -124,11 +125,10 @@ class DecoderLayer(nnx.Module):
       width, config.intermediate_size, bias=False, scale=scale, dtype=dtype, rngs=rngs
     )
 
-  def __call__(self, x, cos, sin, mask, shared, cache=None):
+  def __call__(self, x, cos, sin, mask, shared):
     """Returns the new x, and the keys and values of x's own tokens."""
     q, k, v = self.self_attn.qkv(self.input_layernorm(x), cos, sin)
-    own = [(k, v, mask)] if cache is None else [cache, (k, v, mask)]
-    x = _residual(x + self.self_attn.output(_attend(q, own, shared)))
+    x = _residual(x + self.self_attn.output(_attend(q, (k, v, mask), shared)))
     return _residual(x + self.mlp(self.post_attention_layernorm(x))), (k, v)
 
 
@@ -194,36 +194,3 @@ class TextModel(nnx.Module):
     x, kv_rest = jax.lax.scan(layer, tapped, rest)
     kv = jax.tree.map(lambda *kvs: jnp.concatenate(kvs), kv_first, kv_rest)
     return self.norm(x), kv, tapped
-
-  def step(
-    self,
-    x: Float[Array, "B G D"],
-    positions: Int[Array, "3 B G"],
-    prefix: KV,
-    prefix_mask: Bool[Array, "B P"],
-    cache: KV,
-    index: Int[Array, ""],
-  ) -> tuple[Float[Array, "B G D"], KV]:
-    """See `QwenVL.language_step`."""
-    angles = mrope_angles(positions[..., None], self.config)
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
-    graphdef, params = nnx.split(self.layers)
-    earlier = (jnp.arange(cache[0].shape[3]) < index)[None, None, None]
-    itself = jnp.ones((1, 1, 1, 1), bool)
-
-    def layer(x, inputs):
-      params, prefix, cache = inputs
-      shared, own = (*prefix, prefix_mask), (*cache, earlier)
-      return nnx.merge(graphdef, params)(x, cos, sin, itself, shared, own)
-
-    # The cache is only read in the scan and written once after it: as an output of the
-    # scan it would be copied whole at every token.
-    x, new = jax.lax.scan(layer, x[:, :, None], (params, prefix, cache))
-    cache = jax.tree.map(
-      lambda old, kv: jax.lax.dynamic_update_slice_in_dim(
-        old, kv.astype(old.dtype), index, axis=3
-      ),
-      cache,
-      new,
-    )
-    return self.norm(x[:, :, 0]), cache

@@ -11,7 +11,8 @@ from jax.sharding import Mesh
 from fmd_jax import models, prompts, sharding
 from fmd_jax.models.config import from_folder
 from fmd_jax.models.processor import Processor
-from fmd_jax.questioner.sampler import Inputs, Samples, make_inputs, make_sampler
+from fmd_jax.questioner.inputs import Inputs, make_inputs
+from fmd_jax.questioner.sampler import Samples, make_sampler
 from fmd_jax.types import ImageExample
 
 
