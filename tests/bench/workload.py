@@ -13,7 +13,7 @@ from flax import nnx
 from fmd_jax import models, optim, prompts, update
 from fmd_jax.models import scoring
 from fmd_jax.models.processor import Processor
-from fmd_jax.questioner import sampler
+from fmd_jax.questioner.inputs import Inputs, make_inputs
 from tests.bench import folders
 
 TOKENS = 80  # of each response, all forced
@@ -35,7 +35,7 @@ class Case(NamedTuple):
   """
 
   model: nnx.Module
-  inputs: sampler.Inputs
+  inputs: Inputs
   batch: update.TrainBatch
   grids: np.ndarray
 
@@ -89,7 +89,7 @@ def make(
     ids = np.concatenate([ids[:, :own], words], 1).astype(np.int32)
     lengths = np.full(images, prompt, np.int32)
   grids = encoded.image_grid_thw
-  inputs = sampler.make_inputs(ids, lengths, encoded.pixel_values, grids, model.config)
+  inputs = make_inputs(ids, lengths, encoded.pixel_values, grids, model.config)
   rows = (images, group)
   batch = update.TrainBatch(
     **inputs._asdict(),
