@@ -22,6 +22,9 @@ def get_config() -> ml_collections.ConfigDict:
   c.data.train = "testbed://?split=train&size=256"
   # Images that training never sees, for the final policy.
   c.data.heldout = "testbed://?split=heldout&size=64"
+  # Threads that read and resize the images of the next step; 0: none, each step waits.
+  c.data.workers = 4
+  c.data.cache_mb = 256  # of images read and resized, kept for the next time
 
   # Models, each named by one string: hf:///folder, grpc://host:port/role, oracle://,
   # scripted:///file.py:function; hf://testbed/… is a checkpoint of this package.
@@ -41,6 +44,22 @@ def get_config() -> ml_collections.ConfigDict:
   c.sampling = ml_collections.ConfigDict()
   c.sampling.max_new_tokens = 256  # longest response
   c.sampling.temperature = 1.0  # GRPO needs 1: it trains what it samples
+  # Parameters are gathered over sharding.fsdp once before sampling: a copy in
+  # precision.compute on every device, if there is room (launch.tpu_fit tells). Without,
+  # each token gathers every layer again.
+  c.sampling.gather = False
+
+  c.model = ml_collections.ConfigDict()
+  # What a layer keeps for the backward pass: "full" recomputes all but its input,
+  # "dots" all but its projections, "none" nothing.
+  c.model.remat = "full"
+
+  # The devices as a mesh, see fmd_jax/sharding.py; the product is their number, and -1
+  # takes those that are left: all of them, one on a laptop.
+  c.sharding = ml_collections.ConfigDict()
+  c.sharding.data = 1  # copies of the model
+  c.sharding.fsdp = -1  # parts of parameters and optimiser state
+  c.sharding.tensor = 1  # parts of each layer's computation
 
   c.reward = ml_collections.ConfigDict()
   c.reward.terms = ("semantic", "lexical", "penalty")  # of eq. 5

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 import ml_collections
 from absl import logging
 
-from fmd_jax import data, inference, prompts, records, rl, rollout
+from fmd_jax import data, inference, prompts, records, rl, rollout, sharding
 from fmd_jax.evaluate import evaluate, measure
-from fmd_jax.methods import grpo, zero_shot
+from fmd_jax.methods import grpo, training, zero_shot
 from fmd_jax.methods.run import Run
-from fmd_jax.models import add_lora
+from fmd_jax.models.layers import REMAT
 from fmd_jax.questioner.agent import Agent
 from fmd_jax.sidecar import process
 
@@ -25,7 +25,13 @@ METHODS = {module.NAME: module.run for module in (zero_shot, grpo)}
 _MAY_DIFFER = (
   "checkpoint.every",
   "checkpoint.keep",
+  "data.workers",
+  "data.cache_mb",
   "grpo.microbatch_tokens",
+  "sampling.gather",
+  "sharding.data",
+  "sharding.fsdp",
+  "sharding.tensor",
   "sidecar.address",
   "sidecar.threads",
   "sidecar.deadline",
@@ -37,6 +43,7 @@ _NAMED = {
   "advantage.scale": rl.SCALES,
   "grpo.kl": rl.KL,
   "grpo.loss": rl.LOSSES,
+  "model.remat": REMAT,
   "precision.compute": _PRECISIONS,
   "precision.frozen": _PRECISIONS,
 }
@@ -76,6 +83,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     )
   if config.lora.rank and not config.lora.targets:
     raise ValueError("config.lora.rank is set and config.lora.targets is empty")
+  for key in ("data.workers", "data.cache_mb"):
+    if config[key] < 0:
+      raise ValueError(f"config.{key} is {config[key]}; it must be at least 0")
   for key in ("steps", "images_per_step", "group_size", "questions_per_image"):
     if config[key] < 1:
       raise ValueError(f"config.{key} is {config[key]}; it must be at least 1")
@@ -158,16 +168,13 @@ def discover(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> d
     group_size=config.group_size,
     max_new_tokens=config.sampling.max_new_tokens,
     temperature=config.sampling.temperature,
-    adapt=functools.partial(
-      add_lora,
-      rank=config.lora.rank,
-      alpha=config.lora.alpha,
-      targets=tuple(config.lora.targets),
-      seed=config.seed,
-    ),
+    mesh=sharding.make_mesh(**config.sharding),
+    gather=config.sampling.gather,
+    adapt=functools.partial(training.adapted, config),
   )
 
-  with serve_roles(config, workdir, ASKED) as models:
+  workers = data.Workers(config.data.workers, config.data.cache_mb)
+  with workers, serve_roles(config, workdir, ASKED) as models:
     manifest = records.write_manifest(
       workdir,
       config=config.to_dict(),
@@ -180,7 +187,9 @@ def discover(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> d
       may_differ=_MAY_DIFFER,
     )
     roles = rollout.Roles(models["answerer"], models["verifier"], models["embedder"])
-    run = Run(config, workdir, manifest["run_id"], agent, roles, train, heldout)
+    run = Run(
+      config, workdir, manifest["run_id"], agent, roles, train, heldout, workers
+    )
 
     # ---- the methods ---------------------------------------------------------------
     for method in config.methods:

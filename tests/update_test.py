@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from fmd_jax import models, optim, update
+from fmd_jax.questioner import inputs as questioner_inputs
 from fmd_jax.questioner import sampler
 from tests.models import tiny
 
@@ -56,7 +57,7 @@ def _fresh():
     eos_ids=config.eos_token_ids,
     pad_id=config.pad_token_id,
   )
-  prompt = sampler.make_prompt(
+  prompt = questioner_inputs.make_prompt(
     prompts.input_ids, prompts.lengths, prompts.image_grid_thw, config
   )
   plan = models.vision_plan(prompts.image_grid_thw, config.vision)
@@ -91,7 +92,7 @@ def _with_pixels(batch):
 
 def _bucketed(batch):
   """The same batch with prompts and pictures padded as those of photographs are."""
-  inputs = sampler.make_inputs(*_prompts(), _model().config)
+  inputs = questioner_inputs.make_inputs(*_prompts(), _model().config)
   assert inputs.prompt.input_ids.shape[1] > batch.prompt.input_ids.shape[1]
   assert len(inputs.pixel_values) > len(batch.pixel_values)
   return batch._replace(**inputs._asdict())

@@ -10,21 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from fmd_jax import data, models, optim, rewards, rl, rollout
+from fmd_jax import models, rewards, rl, rollout, sharding
 from fmd_jax.checkpoint import Checkpoints
+from fmd_jax.methods import training
 from fmd_jax.methods.run import Run, ask_heldout
 from fmd_jax.questioner.parsing import token_slots
 from fmd_jax.questioner.sampler import Samples
 from fmd_jax.records.measurements import Measurements
 from fmd_jax.records.writer import drop_steps
-from fmd_jax.update import (
-  TrainBatch,
-  init_state,
-  make_update_fn,
-  policy_params,
-  trains_vision,
-  trim,
-)
+from fmd_jax.update import TrainBatch, policy_params, trains_vision, trim
 
 NAME = "grpo"
 
@@ -36,41 +30,12 @@ def run(run: Run) -> None:
   credit = CREDIT[config.advantage.credit]
 
   # ---- state: from the folder, or from the last checkpoint -----------------------
-  optimizer = optim.make_optimizer(
-    optim.learning_rate_schedule(
-      config.optimizer.learning_rate,
-      warmup_steps=config.optimizer.warmup_steps,
-      decay_steps=max(config.steps - config.optimizer.warmup_steps, 1),
-      end_scale=config.optimizer.end_scale,
-    ),
-    b1=config.optimizer.b1,
-    b2=config.optimizer.b2,
-    eps=config.optimizer.eps,
-    weight_decay=config.optimizer.weight_decay,
-    max_grad_norm=config.optimizer.max_grad_norm,
-  )
-  state = init_state(
-    agent.model,
-    optimizer,
-    tuple(config.optimizer.frozen),
-    beside=tuple(config.lora.beside),
-    frozen_dtype=jnp.dtype(config.precision.frozen),
-  )
+  optimizer = training.make_optimizer(config)
+  with sharding.use(agent.mesh):
+    state = training.make_state(config, agent.model, optimizer)
   frozen_vision = not trains_vision(state)
-  update = make_update_fn(
-    agent.graphdef,
-    optimizer,
-    beta=config.grpo.beta,
-    clip=config.grpo.clip,
-    loss=config.grpo.loss,
-    kl=config.grpo.kl,
-    clip_high=config.grpo.clip_high or config.grpo.clip,
-    max_length=config.sampling.max_new_tokens,
-    microbatch_tokens=config.grpo.microbatch_tokens,
-    compute_dtype=compute,
-    temperature=config.sampling.temperature,
-    allowed_tokens=agent.allowed_tokens,
-    image_token_id=agent.model.config.image_token_id,
+  update = training.make_update(
+    config, agent.graphdef, optimizer, agent.allowed_tokens, agent.model.config
   )
   banks, start = rewards.Banks(config.reward.prefix_length), 0
   folder = run.workdir / "checkpoints" / NAME
@@ -81,14 +46,13 @@ def run(run: Run) -> None:
       banks = rewards.Banks.from_state(saved.arrays, saved.meta)
     drop_steps(run.workdir, NAME, "train", start)
     measured = Measurements(run.workdir, NAME, start)
-    source = data.batches(run.train, config.images_per_step, config.seed, start)
+    source = run.prepared(run.batches(start), config.steps - start)
     steps = tqdm(range(start, config.steps), NAME, config.steps, initial=start)
 
     # ---- the loop ----------------------------------------------------------------
     for step in steps:
       clock = [time.perf_counter()]
-      images = next(source)
-      inputs = agent.prepare(images)
+      images, inputs = next(source)
       samples = agent.sample(policy_params(state, compute), inputs, run.key(step))
       texts = agent.texts(samples)
       clock.append(time.perf_counter())
@@ -102,13 +66,14 @@ def run(run: Run) -> None:
         completions=samples.tokens,
         lengths=samples.lengths,
         old_logprobs=samples.logprobs,
-        advantages=advantages,
-        response_mask=jnp.asarray(result.mask),
+        advantages=agent.join(advantages),
+        response_mask=agent.join(jnp.asarray(result.mask)),
         image_features=samples.image_features if frozen_vision else None,
         pixel_values=None if frozen_vision else inputs.pixel_values,
         plan=None if frozen_vision else inputs.plan,
       )
-      state, metrics = update(state, trim(batch))
+      with sharding.use(agent.mesh):
+        state, metrics = update(state, trim(batch))
       metrics = {name: float(v) for name, v in jax.device_get(metrics).items()}
       clock.append(time.perf_counter())
 
@@ -161,7 +126,7 @@ def _credit_question(
 ) -> tuple[jax.Array, jax.Array]:
   """Ours: each token its question's; [B, G, T] to train and [B, G, K] to record."""
   k = run.config.questions_per_image
-  tokens, lengths = jax.device_get((samples.tokens, samples.lengths))
+  tokens, lengths = run.agent.tokens(samples)
   spelled = token_slots(tokens, lengths, run.agent.processor.decode, k)
   # K more "tokens", one of each slot, show the advantages of the slots themselves.
   each = np.broadcast_to(np.arange(k), (*result.mask.shape, k))

@@ -9,7 +9,7 @@ import time
 from flax import nnx
 from tqdm import tqdm
 
-from fmd_jax import data, rollout
+from fmd_jax import rollout
 from fmd_jax.methods.run import Run, ask_heldout
 from fmd_jax.records.measurements import Measurements
 from fmd_jax.records.reader import steps as recorded_steps
@@ -24,12 +24,12 @@ def run(run: Run) -> None:
   done = set(recorded_steps(run.workdir, NAME))
   start = next(i for i in range(config.steps + 1) if i not in done)
   measured = Measurements(run.workdir, NAME, start)
-  source = data.batches(run.train, config.images_per_step, config.seed, start)
+  source = run.prepared(run.batches(start), config.steps - start)
   bar = tqdm(range(start, config.steps), NAME, config.steps, initial=start)
   for step in bar:
     begun = time.perf_counter()
-    images = next(source)
-    samples = agent.sample(params, agent.prepare(images), run.key(step))
+    images, inputs = next(source)
+    samples = agent.sample(params, inputs, run.key(step))
     texts = agent.texts(samples)
     asked = time.perf_counter()
     result = run.judge(images, texts, None, step)

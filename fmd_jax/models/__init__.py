@@ -5,7 +5,12 @@ from fmd_jax.models.config import ConfigError, ModelConfig, TextConfig, VisionCo
 from fmd_jax.models.lora import add_lora, merge_lora
 from fmd_jax.models.positions import mrope_positions
 from fmd_jax.models.qwen_vl import QwenVL, init, sampleable_tokens
-from fmd_jax.models.vision_plan import VisionPlan, pad_patches, vision_plan
+from fmd_jax.models.vision_plan import (
+  VisionPlan,
+  pad_patches,
+  vision_plan,
+  vision_plans,
+)
 from fmd_jax.models.weights import CheckpointError, load, save
 
 __all__ = [
@@ -28,4 +33,5 @@ __all__ = [
   "save",
   "shardings",
   "vision_plan",
+  "vision_plans",
 ]

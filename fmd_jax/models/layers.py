@@ -17,6 +17,33 @@ from fmd_jax.sharding import constrain
 # Finite: a row of keys that are all masked must not become NaN.
 MASKED = -1e30
 
+# What the forward pass of a layer keeps for the backward pass, from least memory to
+# most: its input; the results of its projections too; everything.
+REMAT = {
+  "full": jax.checkpoint_policies.nothing_saveable,
+  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  "none": None,
+}
+
+
+def rematerialised(layer: Callable, remat: str | bool) -> Callable:
+  """A layer of a scan that computes again in the backward pass what it did not keep.
+
+  Args:
+    layer: applied by `lax.scan`.
+    remat: a key of `REMAT`; True is "full" and False "none".
+
+  Raises:
+    ValueError: there is no such policy.
+  """
+  remat = {True: "full", False: "none"}.get(remat, remat)
+  if remat not in REMAT:
+    raise ValueError(f"remat {remat!r} is not known; there are {', '.join(REMAT)}")
+  if remat == "none":
+    return layer
+  # Within a scan nothing can be merged with what is computed again.
+  return jax.checkpoint(layer, prevent_cse=False, policy=REMAT[remat])
+
 
 def fan_in_init(scale: float = 1.0) -> Callable[..., Array]:
   """Normal with std scale / sqrt(inputs); `scale` shrinks residual branches."""

@@ -15,8 +15,9 @@ from flax import nnx
 from jaxtyping import Bool, Float, Int
 
 from fmd_jax.models import layers
-from fmd_jax.models.axes import VOCAB, Array
+from fmd_jax.models.axes import EMBED, VOCAB, Array
 from fmd_jax.models.config import ModelConfig
+from fmd_jax.models.decode import Stacks, Step, make_step
 from fmd_jax.models.permute import fill
 from fmd_jax.models.positions import mrope_positions
 from fmd_jax.models.text import KV, TextModel
@@ -51,7 +52,7 @@ class QwenVL(nnx.Module):
     pixel_values: Float[Array, "N patch"] | Float[Array, "parts N patch"],
     plan: VisionPlan,
     *,
-    remat: bool = True,
+    remat: bool | str = True,
   ) -> Float[Array, "M F"] | Float[Array, "parts M F"]:
     """Visual tokens of all images, in order; see `vision.VisionTower`.
 
@@ -81,6 +82,9 @@ class QwenVL(nnx.Module):
       [..., D] without.
     """
     x = self.language_model.embed_tokens(input_ids)
+    # From the table's width to the tokens' batch: told in one step, the partitioner
+    # would give every device all of it.
+    x = constrain(x, *(None,) * (x.ndim - 1), EMBED)
     x = constrain(x, BATCH, "...", None)
     if image_features is None:
       return x
@@ -99,25 +103,27 @@ class QwenVL(nnx.Module):
     self,
     x: Float[Array, "B G T F"],
     positions: Int[Array, "3 B G T"],
-    mask: Bool[Array, "#B #G #T T"],
+    mask: Bool[Array, "#B #G #T T"] | None,
     prefix: KV | None = None,
     prefix_mask: Bool[Array, "B P"] | None = None,
     *,
     tap: int | None = None,
-    remat: bool = True,
+    remat: bool | str = True,
   ):
     """Runs rows through the language model.
 
     Args:
       x: from `embed`, F or D wide. A plain forward has G = 1.
       positions: M-RoPE positions.
-      mask: which tokens of its own row a token sees; a size of 1 broadcasts.
+      mask: which tokens of its own row a token sees; a size of 1 broadcasts. None:
+        itself and those before, so that padding must be on the right; on a TPU this
+        is a fused kernel.
       prefix: keys and values [L, B, P, KV, h] of a prompt that the G rows share.
       prefix_mask: which of them are seen; needed with `prefix`.
       tap: also return the hidden state after this many layers, before any final norm
         (transformers' hidden_states[tap]; what deepstack adds there is in it).
-      remat: recompute each layer in the backward pass: less memory, and on a CPU
-        less time too.
+      remat: see `layers.REMAT`; recomputing each layer in the backward pass takes less
+        memory, and on a CPU less time too.
 
     Returns:
       hidden [B, G, T, D] after the final norm, the rows' own keys and values
@@ -127,30 +133,9 @@ class QwenVL(nnx.Module):
       x, positions, mask, prefix, prefix_mask, tap=tap, remat=remat
     )
 
-  def language_step(
-    self,
-    x: Float[Array, "B G D"],
-    positions: Int[Array, "3 B G"],
-    prefix: KV,
-    prefix_mask: Bool[Array, "B P"],
-    cache: KV,
-    index: Int[Array, ""],
-  ) -> tuple[Float[Array, "B G D"], KV]:
-    """One decoding step of every row.
-
-    Args:
-      x: embedding of each row's token.
-      positions: its M-RoPE position.
-      prefix: keys and values [L, B, P, KV, h] of the prompts.
-      prefix_mask: which of them are real.
-      cache: keys and values [L, B, G, T, KV, h] of the rows; those before `index` are
-        seen, those of this token are written at `index`.
-      index: the same for all rows.
-
-    Returns:
-      hidden [B, G, D] after the final norm, and the cache.
-    """
-    return self.language_model.step(x, positions, prefix, prefix_mask, cache, index)
+  def decoder(self, prefix: Stacks, prefix_mask: Bool[Array, "B P"]) -> Step:
+    """The step that runs one token of every row; see `decode.make_step`."""
+    return make_step(self.language_model, prefix, prefix_mask)
 
   def head(self) -> tuple[Array, int]:
     """The output head's weight, [D, V] or [V, D] where tied, and the axis of D."""

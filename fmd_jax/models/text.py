@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Bool, Float, Int
 
 from fmd_jax.models import layers
+from fmd_jax.models.attention import attend
 from fmd_jax.models.axes import HEADS, KV_HEADS, Array
 from fmd_jax.models.config import TextConfig
 from fmd_jax.sharding import BATCH, constrain
@@ -43,35 +44,6 @@ def mrope_angles(
   return jnp.concatenate(
     [positions[i % 3][..., None] * part for i, part in enumerate(parts)], -1
   )
-
-
-def _attend(
-  q: Float[Array, "B G T H h"],
-  own: list[tuple[Array, Array, Array]],
-  shared: tuple[Array, Array, Array] | None,
-) -> Float[Array, "B G T H h"]:
-  """Softmax attention over the keys of a row and those its image shares.
-
-  Args:
-    q: queries.
-    own: parts (k, v [B, G, S, KV, h], mask [B, G, T, S] or broadcast to it).
-    shared: (k, v [B, P, KV, h], mask [B, P]) seen by every row of an image, or None.
-  """
-  shape, heads = q.shape, own[0][0].shape[3]
-  q = q.reshape(*shape[:3], heads, -1, shape[-1]) * shape[-1] ** -0.5
-  q = jnp.transpose(q, (0, 3, 1, 2, 4, 5))  # [B, KV, G, T, R, h]
-  # Keys and values of each part, their einsum's axes, and the mask.
-  parts = [("bgskh", k, v, mask[:, None, :, :, None]) for k, v, mask in own]
-  if shared is not None:
-    k, v, mask = shared
-    parts.append(("bskh", k, v, mask[:, None, None, None, None]))
-  scored = []
-  for keys, k, v, mask in parts:
-    scores = jnp.einsum(
-      f"bkgtrh,{keys}->bkgtrs", q, k, preferred_element_type=jnp.float32
-    )
-    scored.append((scores, mask, f"bkgtrs,{keys}->bkgtrh", v))
-  return jnp.transpose(layers.mix(scored), (0, 2, 3, 1, 4, 5)).reshape(shape)
 
 
 class Attention(nnx.Module):
@@ -113,7 +85,7 @@ def _residual(x: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
 
 
 class DecoderLayer(nnx.Module):
-  """One layer; `own` and `shared` are as `_attend` has them."""
+  """One layer; `mask` and `shared` are as `attend` has them."""
 
   def __init__(self, config: TextConfig, dtype: Any, rngs: nnx.Rngs):
     width, scale = config.hidden_size, (2 * config.num_hidden_layers) ** -0.5
@@ -124,11 +96,10 @@ class DecoderLayer(nnx.Module):
       width, config.intermediate_size, bias=False, scale=scale, dtype=dtype, rngs=rngs
     )
 
-  def __call__(self, x, cos, sin, mask, shared, cache=None):
+  def __call__(self, x, cos, sin, mask, shared):
     """Returns the new x, and the keys and values of x's own tokens."""
     q, k, v = self.self_attn.qkv(self.input_layernorm(x), cos, sin)
-    own = [(k, v, mask)] if cache is None else [cache, (k, v, mask)]
-    x = _residual(x + self.self_attn.output(_attend(q, own, shared)))
+    x = _residual(x + self.self_attn.output(attend(q, k, v, mask, shared)))
     return _residual(x + self.mlp(self.post_attention_layernorm(x))), (k, v)
 
 
@@ -154,12 +125,12 @@ class TextModel(nnx.Module):
     self,
     x: Float[Array, "B G T F"],
     positions: Int[Array, "3 B G T"],
-    mask: Bool[Array, "#B #G #T T"],
+    mask: Bool[Array, "#B #G #T T"] | None,
     prefix: KV | None = None,
     prefix_mask: Bool[Array, "B P"] | None = None,
     *,
     tap: int | None = None,
-    remat: bool = True,
+    remat: bool | str = True,
   ):
     """See `QwenVL.language`."""
     x, *added = jnp.split(x, x.shape[-1] // self.config.hidden_size, -1)
@@ -181,7 +152,7 @@ class TextModel(nnx.Module):
         x += jnp.where(index <= last, added[jnp.minimum(index, last)], 0)
       return x, kv
 
-    layer = jax.checkpoint(layer, prevent_cse=False) if remat else layer
+    layer = layers.rematerialised(layer, remat)
     inputs = (params, prefix, index)
     if tap is None:
       x, kv = jax.lax.scan(layer, x, inputs)
@@ -194,36 +165,3 @@ class TextModel(nnx.Module):
     x, kv_rest = jax.lax.scan(layer, tapped, rest)
     kv = jax.tree.map(lambda *kvs: jnp.concatenate(kvs), kv_first, kv_rest)
     return self.norm(x), kv, tapped
-
-  def step(
-    self,
-    x: Float[Array, "B G D"],
-    positions: Int[Array, "3 B G"],
-    prefix: KV,
-    prefix_mask: Bool[Array, "B P"],
-    cache: KV,
-    index: Int[Array, ""],
-  ) -> tuple[Float[Array, "B G D"], KV]:
-    """See `QwenVL.language_step`."""
-    angles = mrope_angles(positions[..., None], self.config)
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
-    graphdef, params = nnx.split(self.layers)
-    earlier = (jnp.arange(cache[0].shape[3]) < index)[None, None, None]
-    itself = jnp.ones((1, 1, 1, 1), bool)
-
-    def layer(x, inputs):
-      params, prefix, cache = inputs
-      shared, own = (*prefix, prefix_mask), (*cache, earlier)
-      return nnx.merge(graphdef, params)(x, cos, sin, itself, shared, own)
-
-    # The cache is only read in the scan and written once after it: as an output of the
-    # scan it would be copied whole at every token.
-    x, new = jax.lax.scan(layer, x[:, :, None], (params, prefix, cache))
-    cache = jax.tree.map(
-      lambda old, kv: jax.lax.dynamic_update_slice_in_dim(
-        old, kv.astype(old.dtype), index, axis=3
-      ),
-      cache,
-      new,
-    )
-    return self.norm(x[:, :, 0]), cache

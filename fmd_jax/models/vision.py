@@ -156,15 +156,15 @@ class VisionTower(nnx.Module):
     pixel_values: Float[Array, "N patch"],
     plan: VisionPlan,
     *,
-    remat: bool = True,
+    remat: bool | str = True,
   ) -> Float[Array, "M F"]:
     """Encodes all images of a batch.
 
     Args:
       pixel_values: patches of all images, as the processor gives them.
       plan: of the same images.
-      remat: recompute each layer in the backward pass: less memory, and on a CPU
-        less time too.
+      remat: see `layers.REMAT`; recomputing each layer in the backward pass takes less
+        memory, and on a CPU less time too.
 
     Returns:
       Visual tokens in the order of the images: the embedding [M, D], and along the
@@ -196,7 +196,7 @@ class VisionTower(nnx.Module):
       layer = nnx.merge(graphdef, params)
       return layer(x, cos, sin, plan.windows, plan.frames, is_full)
 
-    block = jax.checkpoint(block, prevent_cse=False) if remat else block
+    block = layers.rematerialised(block, remat)
     indexes = config.deepstack_visual_indexes
     slots, kept = None, None
     if indexes:

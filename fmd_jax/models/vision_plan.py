@@ -18,7 +18,6 @@ from jaxtyping import Float
 from fmd_jax.models.buckets import bucket
 from fmd_jax.models.config import VisionConfig
 
-
 Grids = tuple[tuple[int, int, int], ...]
 
 

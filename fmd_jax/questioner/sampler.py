@@ -1,9 +1,16 @@
-"""Jitted sampling: image and prompt once, then G responses that share their keys.
+"""Sampling: image and prompt once, then G responses that share their keys.
+
+Three programs. `prefill` encodes the images, runs the prompts and draws the first
+tokens. `decode` draws one token of every row after another, until the cache is full or
+so many responses have ended that fewer rows would hold the rest. `regroup` then makes a
+longer cache, or drops the rows that have ended, and `decode` goes on. Caches grow by
+doubling and rows shrink by halving, so that there are few shapes to compile.
 
 Axes: B images · G responses per image · P prompt tokens · T completion tokens ·
-V vocabulary · F width of a visual token.
+S keys of the cache · V vocabulary · F width of a visual token.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,40 +21,16 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Bool, Float, Int
 
-from fmd_jax import models, sharding
+from fmd_jax.models import decode as decoding
 from fmd_jax.models.axes import Array
-from fmd_jax.models.buckets import bucket
+from fmd_jax.questioner.choice import choose, gumbel, masked_logits
+from fmd_jax.questioner.inputs import Prompt
+from fmd_jax.sharding import constrain
 
-
-class Prompt(NamedTuple):
-  """B prompts, right-padded.
-
-  Attributes:
-    input_ids: [B, P].
-    lengths: [B] real tokens.
-    positions: [3, B, P] M-RoPE positions.
-    next_position: [B] the position of the first completion token.
-  """
-
-  input_ids: Int[Array, "B P"]
-  lengths: Int[Array, " B"]
-  positions: Int[Array, "3 B P"]
-  next_position: Int[Array, " B"]
-
-
-class Inputs(NamedTuple):
-  """What the model sees of B images: the prompts and the pictures.
-
-  Attributes:
-    prompt: the B prompts.
-    pixel_values: [N, patch], the patches of all images and rows of zeros after them;
-      [parts, N, patch] on several devices, each with its own images.
-    plan: `models.vision_plan` of the same images.
-  """
-
-  prompt: Prompt
-  pixel_values: Float[Array, "N patch"] | Float[Array, "parts N patch"]
-  plan: models.VisionPlan
+# Shorter caches cost nothing to read.
+_LEAST_CACHE = 64
+# Fewer places than this are not worth another program.
+_LEAST_LEFT = 32
 
 
 class Samples(NamedTuple):
@@ -57,7 +40,8 @@ class Samples(NamedTuple):
     tokens: [B, G, T]; the pad id from `lengths` on.
     logprobs: [B, G, T] of the distribution sampled from; 0 from `lengths` on.
     lengths: [B, G] tokens, the end-of-sequence token included.
-    image_features: [M, F] or [parts, M, F] of all images, for a trainer whose vision tower is frozen.
+    image_features: [M, F] or [parts, M, F] of all images, for a trainer whose vision
+      tower is frozen.
   """
 
   tokens: Int[Array, "B G T"]
@@ -66,110 +50,110 @@ class Samples(NamedTuple):
   image_features: Float[Array, "M F"] | Float[Array, "parts M F"]
 
 
-class _Decoding(NamedTuple):
-  index: Array
-  last: Array
-  done: Array
-  samples: Samples
-  cache: Any
+class Context(NamedTuple):
+  """What decoding reads and does not change.
 
-
-def make_prompt(
-  input_ids: np.ndarray, lengths: np.ndarray, image_grid_thw: np.ndarray, config: Any
-) -> Prompt:
-  """Adds M-RoPE positions to right-padded token ids; NumPy, on the host.
-
-  Args:
-    input_ids: [B, P].
-    lengths: [B].
-    image_grid_thw: [I, 3] of all images, in row order.
-    config: the model's.
+  Attributes:
+    prefix: the prompts' keys and values, see `models.decode`.
+    prompt_mask: [B, P] the real tokens.
+    next_position: [B] see `Prompt`.
+    images: [B] which of all images these are.
+    rows: [B, G] which of its image's responses a row is.
   """
-  positions, next_position = models.mrope_positions(
-    input_ids, image_grid_thw, lengths, config
-  )
-  return Prompt(input_ids, lengths, positions, next_position)
+
+  prefix: decoding.Stacks
+  prompt_mask: Bool[Array, "B P"]
+  next_position: Int[Array, " B"]
+  images: Int[Array, " B"]
+  rows: Int[Array, "B G"]
 
 
-def make_inputs(
-  input_ids: np.ndarray,
-  lengths: np.ndarray,
-  pixel_values: np.ndarray,
-  image_grid_thw: np.ndarray,
-  config: Any,
-  parts: int | None = None,
-) -> Inputs:
-  """Puts together what the model sees; NumPy, on the host.
+class State(NamedTuple):
+  """Responses that are being sampled; the rows are those of `Context.rows`.
 
-  Unequal images are padded, in patches and in prompt: batches of photographs then
-  share a few compiled programs. Equal ones keep their exact shapes.
-
-  Args:
-    input_ids: [B, P], right-padded.
-    lengths: [B].
-    pixel_values: [N, patch] of all images, in row order.
-    image_grid_thw: [I, 3].
-    config: the model's.
-    parts: how many devices of this process each take a part of the rows and encode the
-      part's images: patches and plan then have a leading axis of parts, and their
-      shapes are those of all processes. None: all are encoded together.
+  Attributes:
+    index: how many tokens every row has.
+    last: [B, G] the newest, not yet in the cache.
+    done: [B, G] has ended.
+    responses: tokens [B, G, T], log-probs [B, G, T] and lengths [B, G], see `Samples`.
+    cache: keys and values of the tokens before the last, see `models.decode`.
   """
-  visual = (input_ids == config.image_token_id).sum(1)
-  if parts is None:
-    plan = models.vision_plan(image_grid_thw, config.vision, bucketed=True)
-    pixel_values = models.pad_patches(pixel_values, plan)
-  else:
-    tokens = image_grid_thw.prod(-1) // config.vision.merge_unit
-    ends = np.cumsum(visual.reshape(parts, -1).sum(1))[:-1]
-    first = np.searchsorted(np.cumsum(tokens), ends, "right")
-    grids = np.split(image_grid_thw, first)
-    plan = models.vision_plans(grids, config.vision, sharding.agree)
-    pixel_values = models.pad_patches(pixel_values, plan, grids)
-  width = input_ids.shape[1]
-  if (image_grid_thw != image_grid_thw[0]).any():
-    # Rounded apart: with one image a row, the second part is the plan's longest
-    # frame, so that there are no more programs than plans.
-    width = bucket(int((lengths - visual).max()), 8, 8) + bucket(int(visual.max()), 2)
-  width = width if parts is None else int(sharding.agree(np.array(width)))
-  if width != input_ids.shape[1]:
-    padded = np.full((len(input_ids), width), config.pad_token_id, np.int32)
-    kept = min(width, input_ids.shape[1])
-    padded[:, :kept] = input_ids[:, :kept]
-    input_ids = padded
-  prompt = make_prompt(input_ids, lengths, image_grid_thw, config)
-  return Inputs(prompt, pixel_values, plan)
+
+  index: Int[Array, ""]
+  last: Int[Array, "B G"]
+  done: Bool[Array, "B G"]
+  responses: tuple[Array, Array, Array]
+  cache: decoding.Stacks
 
 
-def masked_logits(
-  logits: Float[Array, "... V"],
-  allowed_tokens: Bool[Array, " V"],
-  temperature: float,
-  top_p: float = 1.0,
-  top_k: int = 0,
-) -> Float[Array, "... V"]:
-  """The logits of the distribution that is sampled from, -inf where it is 0.
+def cache_lengths(max_new_tokens: int) -> list[int]:
+  """The lengths a cache has one after another; the last holds all tokens."""
+  lengths = [max_new_tokens]
+  while lengths[0] >= 2 * _LEAST_CACHE:
+    lengths.insert(0, -(-lengths[0] // 2))
+  return lengths
 
-  Args:
-    logits: [..., V] fp32.
-    allowed_tokens: [V].
-    temperature: 0 (greedy) leaves the scale alone.
-    top_p: smallest set of tokens with this much probability; 1 keeps all.
-    top_k: this many tokens, ties kept; 0 keeps all.
+
+def _smaller(images: int, rows: int, whole_images: bool) -> tuple[int, int]:
+  """The next smaller shape that rows are grouped in: half of them, or none."""
+  if rows > 1:
+    return images, -(-rows // 2)
+  if images > 1 and not whole_images:
+    return -(-images // 2), 1
+  return 0, 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+  """The sampler of one model structure; each program is jitted.
+
+  Attributes:
+    prefill: f(params, prompt, pixel_values, plan, key) -> context, state with a cache
+      of the first length, image features.
+    decode: f(params, context, state, key, smaller) -> state, int32 [3] of the tokens
+      every row has, the images that have unfinished rows, and the most such rows an
+      image has; it also stops when those fit in `smaller`, int32 [2], images and rows.
+      The state is donated.
+    regroup: f(context, state, images, rows, length) -> context and state of that shape,
+      unfinished rows first.
+    merge: f(responses of all rows, context, state) -> them, with those of the state.
+    max_new_tokens: T.
+    least_left: rows are dropped while at least this many tokens may follow.
   """
-  logits = jnp.where(allowed_tokens, logits, -jnp.inf)
-  if temperature:
-    logits = logits / temperature
-  if top_k:
-    kth = jax.lax.top_k(logits, min(top_k, logits.shape[-1]))[0][..., -1:]
-    logits = jnp.where(logits >= kth, logits, -jnp.inf)
-  if top_p < 1:
-    ordered = jnp.flip(jnp.sort(logits, -1), -1)
-    probs = jax.nn.softmax(ordered, -1)
-    # What precedes a token decides, so that the most likely one always stays.
-    kept = jnp.cumsum(probs, -1) - probs < top_p
-    least = jnp.min(jnp.where(kept, ordered, jnp.inf), -1, keepdims=True)
-    logits = jnp.where(logits >= least, logits, -jnp.inf)
-  return logits
+
+  prefill: Callable[..., tuple[Context, State, Array]]
+  decode: Callable[..., tuple[State, Array]]
+  regroup: Callable[..., tuple[Context, State]]
+  merge: Callable[..., tuple[Array, Array, Array]]
+  max_new_tokens: int
+  least_left: int
+
+  def __call__(
+    self, params: Any, prompt: Prompt, pixel_values: Array, plan: Any, key: Array
+  ) -> Samples:
+    """Samples; the parameters are one state or a tuple of states, the rest `Inputs`."""
+    context, state, features = self.prefill(params, prompt, pixel_values, plan, key)
+    # Images lie on many devices: dropping some of them would move the others.
+    whole_images = len(state.done.sharding.device_set) > 1
+    shape, responses = state.done.shape, None
+    index, images = 1, shape[0]
+    while index < self.max_new_tokens and images:
+      smaller = _smaller(*shape, whole_images)
+      state, left = self.decode(params, context, state, key, np.array(smaller))
+      index, images, rows = np.asarray(left).tolist()
+      if index == self.max_new_tokens or not images:
+        break
+      if self.max_new_tokens - index >= self.least_left:
+        while images <= smaller[0] and rows <= smaller[1]:
+          shape, smaller = smaller, _smaller(*smaller, whole_images)
+      # The first state has all rows, in their order.
+      done = state.responses
+      responses = done if responses is None else self.merge(responses, context, state)
+      length = next(n for n in cache_lengths(self.max_new_tokens) if n >= index)
+      context, state = self.regroup(context, state, *shape, length)
+    done = state.responses
+    responses = done if responses is None else self.merge(responses, context, state)
+    return Samples(*responses, features)
 
 
 def make_sampler(
@@ -183,8 +167,14 @@ def make_sampler(
   pad_id: int,
   top_p: float = 1.0,
   top_k: int = 0,
-) -> Callable[[Any, Prompt, Array, Any, Array], Samples]:
-  """Makes the jitted sampler of one model structure.
+  min_new_tokens: int = 0,
+  scan_layers: bool | None = None,
+  least_left: int = _LEAST_LEFT,
+) -> Sampler:
+  """Makes the sampler of one model structure.
+
+  What a row draws depends on the key, its place among all B * G rows and the index of
+  the token alone: not on which other rows are still there.
 
   Args:
     graphdef: from `nnx.split(model)`.
@@ -197,163 +187,144 @@ def make_sampler(
     pad_id: fills the rest; it may be one of `eos_ids`.
     top_p: see `masked_logits`; training needs 1.
     top_k: see `masked_logits`; training needs 0.
-
-  Returns:
-    f(params, prompt, pixel_values [N, patch], plan, key) -> Samples, with the three in
-    the middle as in `Inputs`. The parameters may be one state or a tuple of states.
+    min_new_tokens: no response ends earlier; training needs 0, because the scorer
+      gives those places another distribution.
+    scan_layers: see `models.decode`; None: as the default backend wants it.
+    least_left: see `Sampler`.
   """
   if not np.any(allowed_tokens[list(eos_ids)]):
     raise ValueError("no end-of-sequence id may be sampled: no response would end")
   eos_ids = np.asarray(eos_ids, np.int32)
+  if scan_layers is None:
+    scan_layers = jax.default_backend() != "cpu"
 
-  def choose(logits: Array, key: Array) -> tuple[Array, Array]:
-    """[B, G, V] -> tokens and log-probs [B, G]."""
+  def merged(params: Any) -> Any:
+    return nnx.merge(graphdef, *(params if isinstance(params, tuple) else (params,)))
+
+  def record(context: Context, state: State, logits: Array, key: Array) -> State:
+    """Draws a token of each row from logits [B, G, V]."""
     allowed = jnp.asarray(allowed_tokens, bool)
+    if min_new_tokens:
+      unending = allowed.at[eos_ids].set(False)
+      allowed = jnp.where(state.index < min_new_tokens, unending, allowed)
     logits = masked_logits(logits, allowed, temperature, top_p, top_k)
+    noise = None
     if temperature:
-      tokens = jax.random.categorical(key, logits)
-    else:
-      tokens = jnp.argmax(logits, -1)
-    chosen = jnp.take_along_axis(logits, tokens[..., None], -1)[..., 0]
-    return tokens.astype(jnp.int32), chosen - jax.nn.logsumexp(logits, -1)
-
-  def record(state: _Decoding, logits: Array, key: Array) -> _Decoding:
-    tokens, logprobs = choose(logits, jax.random.fold_in(key, state.index))
-    tokens = jnp.where(state.done, pad_id, tokens)
-    samples = state.samples
-    samples = samples._replace(
-      tokens=samples.tokens.at[..., state.index].set(tokens),
-      logprobs=samples.logprobs.at[..., state.index].set(
-        jnp.where(state.done, 0.0, logprobs)
-      ),
-      lengths=samples.lengths + ~state.done,
+      rows = context.images[:, None] * group_size + context.rows
+      noise = gumbel(jax.random.fold_in(key, state.index), rows, logits.shape[-1])
+    drawn, logprobs = choose(logits, noise)
+    drawn = jnp.where(state.done, pad_id, drawn).astype(jnp.int32)
+    tokens, recorded, lengths = state.responses
+    responses = (
+      tokens.at[..., state.index].set(drawn),
+      recorded.at[..., state.index].set(jnp.where(state.done, 0.0, logprobs)),
+      lengths + ~state.done,
     )
-    return state._replace(
-      index=state.index + 1,
-      last=tokens,
-      done=state.done | jnp.isin(tokens, eos_ids),
-      samples=samples,
-    )
+    done = state.done | jnp.isin(drawn, eos_ids)
+    return State(state.index + 1, drawn, done, responses, state.cache)
 
   @jax.jit
-  def sample(params, prompt, pixel_values, plan, key) -> Samples:
-    states = params if isinstance(params, tuple) else (params,)
-    model = nnx.merge(graphdef, *states)
-    features = model.encode_images(pixel_values, plan)
-    prompt_mask = jnp.arange(prompt.input_ids.shape[1]) < prompt.lengths[:, None]
+  def prefill(params, prompt, pixel_values, plan, key):
+    model = merged(params)
     batch, length = prompt.input_ids.shape
-    causal = jnp.tril(jnp.ones((length, length), bool)) & prompt_mask[:, None]
+    vocabulary = len(allowed_tokens)
+    if batch * group_size * vocabulary >= 2**32:
+      raise ValueError(f"{batch} x {group_size} rows need numbers past 2^32")
+    features = model.encode_images(pixel_values, plan)
+    prompt_mask = jnp.arange(length) < prompt.lengths[:, None]
     hidden, prefix = model.language(
       model.embed(prompt.input_ids, features)[:, None],
       prompt.positions[:, :, None],
-      causal[:, None],
+      None,  # causal: a prompt's padding comes after it
     )
     last = jnp.take_along_axis(hidden[:, 0], prompt.lengths[:, None, None] - 1, axis=1)
     # [L, B, 1, P, KV, h] -> [L, B, P, KV, h]: one copy for the G responses.
     prefix = jax.tree.map(lambda x: x[:, :, 0], prefix)
-
-    rows = (batch, group_size)
-    layers, _, _, heads, head_dim = prefix[0].shape
-    cache_shape = (layers, *rows, max_new_tokens, heads, head_dim)
-    state = _Decoding(
+    prefix = decoding.prefix_stacks(prefix, 1 if scan_layers else len(prefix[0]))
+    shape = (batch, group_size)
+    context = Context(
+      prefix,
+      prompt_mask,
+      prompt.next_position,
+      jnp.arange(batch),
+      jnp.broadcast_to(jnp.arange(group_size), shape),
+    )
+    state = State(
       index=jnp.zeros((), jnp.int32),
-      last=jnp.zeros(rows, jnp.int32),
-      done=jnp.zeros(rows, bool),
-      samples=Samples(
-        tokens=jnp.full((*rows, max_new_tokens), pad_id, jnp.int32),
-        logprobs=jnp.zeros((*rows, max_new_tokens), jnp.float32),
-        lengths=jnp.zeros(rows, jnp.int32),
-        image_features=features,
+      last=jnp.zeros(shape, jnp.int32),
+      done=jnp.zeros(shape, bool),
+      responses=(
+        jnp.full((*shape, max_new_tokens), pad_id, jnp.int32),
+        jnp.zeros((*shape, max_new_tokens), jnp.float32),
+        jnp.zeros(shape, jnp.int32),
       ),
-      cache=jax.tree.map(lambda x: jnp.zeros(cache_shape, x.dtype), prefix),
+      cache=decoding.empty_cache(prefix, group_size, cache_lengths(max_new_tokens)[0]),
     )
     logits = model.unembed(last)  # [B, 1, V]
-    state = record(state, jnp.broadcast_to(logits, (*rows, logits.shape[-1])), key)
+    logits = jnp.broadcast_to(logits, (*shape, vocabulary))
+    return context, record(context, state, logits, key), features
 
-    def unfinished(state: _Decoding) -> Array:
-      return (state.index < max_new_tokens) & ~jnp.all(state.done)
+  def unfinished(state: State) -> tuple[Array, Array]:
+    alive = jnp.sum(~state.done, 1, dtype=jnp.int32)
+    return jnp.sum(alive > 0, dtype=jnp.int32), alive.max()
 
-    def decode(state: _Decoding) -> _Decoding:
-      # `last` stands at place index - 1 of the completion.
-      position = prompt.next_position + state.index - 1
-      hidden, cache = model.language_step(
+  @functools.partial(jax.jit, donate_argnums=2)
+  def decode(params, context, state, key, smaller):
+    model = merged(params)
+    step = model.decoder(context.prefix, context.prompt_mask)
+    # The last token of all is drawn, but never read.
+    end = min(max_new_tokens, state.cache[0][0].shape[-1] + 1)
+
+    def goes_on(state: State) -> Array:
+      images, rows = unfinished(state)
+      fits = (images <= smaller[0]) & (rows <= smaller[1])
+      fits &= state.index <= max_new_tokens - least_left
+      return (state.index < end) & (images > 0) & ~fits
+
+    def draw(state: State) -> State:
+      place = state.index - 1  # of `last`
+      positions = (context.next_position + place)[None, :, None]
+      hidden, cache = step(
         model.embed(state.last, None),
-        jnp.broadcast_to(position[None, :, None], (3, *rows)),
-        prefix,
-        prompt_mask,
+        jnp.broadcast_to(positions, (3, *state.last.shape)),
         state.cache,
-        state.index - 1,
+        place,
       )
-      return record(state._replace(cache=cache), model.unembed(hidden), key)
+      state = state._replace(cache=cache)
+      return record(context, state, model.unembed(hidden), key)
 
-    return jax.lax.while_loop(unfinished, decode, state).samples
+    state = jax.lax.while_loop(goes_on, draw, state)
+    return state, constrain(jnp.stack([state.index, *unfinished(state)]), None)
 
-  return sample
+  @functools.partial(jax.jit, static_argnums=(2, 3, 4))
+  def regroup(context, state, images, rows, length):
+    order = jnp.argsort(state.done, axis=1, stable=True)[:, :rows]
+    kept = jnp.arange(len(order))
+    if images < len(order):
+      kept = jnp.argsort(state.done.all(1), stable=True)[:images]
+    order = order[kept]
 
+    def take(x: Array) -> Array:
+      places = order.reshape(*order.shape, *(1,) * (x.ndim - 2))
+      return jnp.take_along_axis(x[kept], places, 1)
 
-@functools.lru_cache(maxsize=8)
-def _cached_sampler(
-  graphdef: nnx.GraphDef, allowed_tokens: bytes, eos_ids: tuple[int, ...], **numbers
-):
-  return make_sampler(
-    graphdef,
-    group_size=1,
-    allowed_tokens=np.frombuffer(allowed_tokens, bool),
-    eos_ids=eos_ids,
-    **numbers,
-  )
+    of_images = lambda stacks: jax.tree.map(lambda x: x[:, kept], stacks)  # noqa: E731
+    context = Context(
+      of_images(context.prefix),
+      context.prompt_mask[kept],
+      context.next_position[kept],
+      context.images[kept],
+      take(context.rows),
+    )
+    cache = decoding.take_rows(of_images(state.cache), order, length)
+    responses = jax.tree.map(take, state.responses)
+    state = State(state.index, take(state.last), take(state.done), responses, cache)
+    return context, state
 
+  @jax.jit
+  def merge(responses, context, state):
+    places = context.images[:, None], context.rows
+    put = lambda whole, part: whole.at[places].set(part)  # noqa: E731
+    return jax.tree.map(put, responses, state.responses)
 
-def generate(
-  model: Any,
-  input_ids: np.ndarray,
-  pixel_values: np.ndarray,
-  image_grid_thw: np.ndarray,
-  *,
-  max_new_tokens: int,
-  temperature: float,
-  seed: int,
-  attention_mask: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Samples one response to each prompt, with all the tokens the config allows.
-
-  Args:
-    model: from `models.load`.
-    input_ids: [B, P], images expanded, as the Hugging Face processor gives them.
-    pixel_values: [N, patch], the patches of all images.
-    image_grid_thw: [I, 3].
-    max_new_tokens: T.
-    temperature: 0 is greedy.
-    seed: of the random numbers.
-    attention_mask: [B, P] false on padding, left or right; None when there is none.
-
-  Returns:
-    tokens [B, T], log-probs [B, T] and lengths [B] (the end token included).
-  """
-  input_ids = np.asarray(input_ids, np.int32)
-  mask = np.ones(input_ids.shape, bool) if attention_mask is None else attention_mask
-  mask = np.asarray(mask, bool)
-  # A stable sort of "is padding" moves the padding right and keeps the order.
-  order = np.argsort(~mask, axis=1, kind="stable")
-  lengths = mask.sum(1).astype(np.int32)
-  config = model.config
-  inputs = make_inputs(
-    np.take_along_axis(input_ids, order, 1),
-    lengths,
-    np.asarray(pixel_values),
-    np.asarray(image_grid_thw),
-    config,
-  )
-  graphdef, params = nnx.split(model)
-  sample = _cached_sampler(
-    graphdef,
-    np.asarray(models.sampleable_tokens(config, ())).tobytes(),
-    tuple(config.eos_token_ids),
-    max_new_tokens=max_new_tokens,
-    temperature=temperature,
-    pad_id=config.pad_token_id,
-  )
-  samples = sample(params, *inputs, jax.random.key(seed))
-  return tuple(
-    np.asarray(x)[:, 0] for x in (samples.tokens, samples.logprobs, samples.lengths)
-  )
+  return Sampler(prefill, decode, regroup, merge, max_new_tokens, least_left)

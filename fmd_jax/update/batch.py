@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 
 from fmd_jax.models.axes import Array
 from fmd_jax.models.buckets import bucket
-from fmd_jax.questioner.sampler import Prompt
+from fmd_jax.questioner.inputs import Prompt
 from fmd_jax.sharding import BATCH, batch_shards, constrain
 
 # The shortest that completions are cut to: below, a program more saves nothing.

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from fmd_jax import models
-from fmd_jax.models import axes
+from fmd_jax.models import axes, decode
 from tests.models import tiny
 
 
@@ -98,8 +98,10 @@ def test_rows_of_a_group_do_not_see_each_other():
     assert moved.tolist() == wanted
 
 
-def test_step_reads_nothing_ahead_and_writes_one_place():
-  # Seeing cache[index] before it is written, or writing one place late, shows here.
+@pytest.mark.parametrize("stacks", [1, 2])
+def test_step_reads_nothing_ahead_and_writes_one_place(stacks):
+  # Seeing behind `index`, or writing one place late, shows here; so do layers that read
+  # or write another's keys, with one scan for all layers and with one each.
   model = tiny.model(seed=0)
   x, positions, mask = rows(4, 2, 3, 4)
   prompt, prompt_positions, prompt_mask = rows(5, 2, 1, 6)
@@ -107,12 +109,16 @@ def test_step_reads_nothing_ahead_and_writes_one_place():
   prefix = jax.tree.map(lambda kv: kv[:, :, 0], prefix)
   seen = np.arange(6) < np.array([[6], [4]])
   wanted, own = model.language(x, positions, mask, prefix, seen)
-  cache = jax.tree.map(lambda kv: jnp.full_like(kv, 99.0), own)
-  step = jax.jit(model.language_step)
+  prefix = decode.prefix_stacks(prefix, stacks)
+  cache = jax.tree.map(lambda kv: kv + 99, decode.empty_cache(prefix, 3, 4))
+  step = jax.jit(lambda *given: model.decoder(prefix, seen)(*given))
   for t in range(4):
-    hidden, cache = step(x[:, :, t], positions[..., t], prefix, seen, cache, t)
+    hidden, cache = step(x[:, :, t], positions[..., t], cache, t)
     np.testing.assert_allclose(hidden, wanted[:, :, t], atol=1e-5)
-    for got, kv in zip(cache, own):
+    # [N, B, KV, G, h, S] and [N, B, KV, G, S, h] -> [L, B, G, S, KV, h]
+    keys, values = (np.concatenate(kv) for kv in zip(*cache, strict=True))
+    cached = keys.transpose(0, 1, 3, 5, 2, 4), values.transpose(0, 1, 3, 4, 2, 5)
+    for got, kv in zip(cached, own, strict=True):
       np.testing.assert_allclose(
         got[..., : t + 1, :, :], kv[..., : t + 1, :, :], atol=1e-5
       )

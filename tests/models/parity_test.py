@@ -13,6 +13,7 @@ import pytest
 from flax import nnx
 
 from fmd_jax import models
+from fmd_jax.models import decode
 from tests.models import peer, tiny
 
 TOLERANCE = 1e-4
@@ -128,7 +129,7 @@ def test_greedy_tokens_equal_generate(default):
 
 
 def _greedy(model, alone, new):
-  """Both rows in one batch, right-padded, by language_step."""
+  """Both rows in one batch, right-padded, token by token."""
   batch = len(alone)
   lengths = np.array([r.input_ids.shape[1] for r in alone])
   ids = np.full((batch, lengths.max()), peer.PAD, np.int32)
@@ -151,19 +152,17 @@ def _greedy(model, alone, new):
       jnp.tril(jnp.ones((size, size), bool)) & seen[:, None, None],
     )
     prefix = jax.tree.map(lambda x: x[:, :, 0], prefix)
+    prefix = decode.prefix_stacks(prefix, 1)
     # Rubbish, not zeros: what is not written yet must not be seen.
-    cache = jax.tree.map(
-      lambda x: jnp.full((x.shape[0], batch, 1, new, *x.shape[3:]), 9.0), prefix
-    )
+    cache = jax.tree.map(lambda x: x + 9, decode.empty_cache(prefix, 1, new))
+    run_one = model.decoder(prefix, seen)
     last = hidden[jnp.arange(batch), 0, lengths - 1][:, None]
 
     def step(carry, index):
       hidden, cache = carry
       token = jnp.argmax(model.unembed(hidden), -1)
       position = jnp.broadcast_to((following + index)[None, :, None], (3, batch, 1))
-      carry = model.language_step(
-        model.embed(token, None), position, prefix, seen, cache, index
-      )
+      carry = run_one(model.embed(token, None), position, cache, index)
       return carry, token[:, 0]
 
     return jax.lax.scan(step, (last, cache), jnp.arange(new))[1].T

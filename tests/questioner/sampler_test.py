@@ -10,7 +10,7 @@ from flax import nnx
 
 from fmd_jax import models, questioner
 from fmd_jax.models import scoring
-from fmd_jax.questioner import sampler
+from fmd_jax.questioner import choice, inputs, sampler
 from tests.models import tiny
 
 G, T = 8, 10
@@ -45,7 +45,7 @@ def _allowed():
 
 
 @functools.cache
-def _sampler(group_size, temperature, allowed, steps):
+def _sampler(group_size, temperature, allowed, steps, **more):
   config = _model().config
   return sampler.make_sampler(
     nnx.graphdef(_model()),
@@ -55,20 +55,20 @@ def _sampler(group_size, temperature, allowed, steps):
     allowed_tokens=np.frombuffer(allowed, bool),
     eos_ids=config.eos_token_ids,
     pad_id=config.pad_token_id,
+    **more,
   )
 
 
 def _exact(prompts, config):
   """`make_inputs` without its buckets."""
   ids, lengths, pixels, grids = prompts
-  prompt = sampler.make_prompt(ids, lengths, grids, config)
-  return sampler.Inputs(prompt, pixels, models.vision_plan(grids, config.vision))
+  prompt = inputs.make_prompt(ids, lengths, grids, config)
+  return inputs.Inputs(prompt, pixels, models.vision_plan(grids, config.vision))
 
 
 def _arguments(model, prompts, seed=0, bucketed=False):
-  make = (lambda p, c: sampler.make_inputs(*p, c)) if bucketed else _exact
-  inputs = make(prompts, model.config)
-  return nnx.state(model), *inputs, jax.random.key(seed)
+  make = (lambda p, c: inputs.make_inputs(*p, c)) if bucketed else _exact
+  return nnx.state(model), *make(prompts, model.config), jax.random.key(seed)
 
 
 def _sample(
@@ -81,9 +81,10 @@ def _sample(
   temperature=1.0,
   steps=T,
   bucketed=False,
+  **more,
 ):
   allowed = _allowed() if allowed is None else allowed
-  sample = _sampler(group, temperature, allowed.tobytes(), steps)
+  sample = _sampler(group, temperature, allowed.tobytes(), steps, **more)
   arguments = _arguments(model, prompts, seed, bucketed)
   return jax.tree.map(np.asarray, sample(*arguments))
 
@@ -146,8 +147,8 @@ def test_features_carry_what_deepstack_adds():
     eos_ids=config.eos_token_ids,
     pad_id=config.pad_token_id,
   )
-  inputs = sampler.make_inputs(*prompts, config)
-  samples = jax.tree.map(np.asarray, sample(params, *inputs, jax.random.key(0)))
+  given = inputs.make_inputs(*prompts, config)
+  samples = jax.tree.map(np.asarray, sample(params, *given, jax.random.key(0)))
   assert samples.image_features.shape[-1] == 2 * config.text.hidden_size
 
   @jax.jit
@@ -156,7 +157,7 @@ def test_features_carry_what_deepstack_adds():
     return scoring.completion_logprobs(model, *arrays, _allowed(), temperature=0.7)
 
   got, _ = score(
-    params, samples.image_features, *inputs.prompt, samples.tokens, samples.lengths
+    params, samples.image_features, *given.prompt, samples.tokens, samples.lengths
   )
   logits = tiny.plain_logits(model, prompts, samples.tokens, samples.lengths)
   plain = _log_softmax(np.where(_allowed(), logits, -np.inf) / 0.7)
@@ -188,9 +189,9 @@ def test_buckets_change_no_token(model, prompts, temperature):
 def test_equal_images_keep_their_shapes(model):
   # Padded like photographs, the testbed's batches would pay for places they don't use.
   prompts = tiny.prompts(model.config, [(8, 8)] * 3, [30, 31, 33])
-  inputs = sampler.make_inputs(*prompts, model.config)
+  given = inputs.make_inputs(*prompts, model.config)
   exact = _exact(prompts, model.config)
-  jax.tree.map(np.testing.assert_array_equal, inputs, exact)
+  jax.tree.map(np.testing.assert_array_equal, given, exact)
 
 
 def test_greedy_equals_argmax_of_the_plain_forward(model, prompts):
@@ -217,8 +218,14 @@ def test_prompt_is_computed_once_for_the_group(model, prompts):
   # Repeating the prompt G times would make a [B, G, P, D] array (or B·G rows of it).
   group = 64
   sample = _sampler(group, 1.0, _allowed().tobytes(), 2)
-  jaxpr = jax.make_jaxpr(sample)(*_arguments(model, prompts))
-  largest = max(v.aval.size for e in _equations(jaxpr.jaxpr) for v in e.outvars)
+  arguments = _arguments(model, prompts)
+  context, state, _ = jax.eval_shape(sample.prefill, *arguments)
+  programs = (
+    (sample.prefill, arguments),
+    (sample.decode, (arguments[0], context, state, arguments[-1], np.zeros(2, int))),
+  )
+  jaxprs = [jax.make_jaxpr(f)(*given).jaxpr for f, given in programs]
+  largest = max(v.aval.size for j in jaxprs for e in _equations(j) for v in e.outvars)
   assert 0 < largest < group * prompts.input_ids.size * model.config.text.hidden_size
 
 
@@ -265,24 +272,175 @@ def test_lengths_count_the_end_token_even_if_it_is_the_pad(model, prompts):
   assert (samples.logprobs[places] < 0).all()
 
 
-def test_the_loop_ends_with_the_last_response(model, prompts, monkeypatch):
+def _short(model, ends=2, others=3):
+  """A mask with which about one token in a few ends its response."""
+  allowed = np.zeros_like(_allowed())
+  allowed[[*model.config.eos_token_ids[:ends], *range(5, 5 + others)]] = True
+  return allowed
+
+
+def _plain(model, prompts, temperature, allowed, seed=0, steps=T, min_new_tokens=0):
+  """Rows sampled one token after another by whole forward passes, with jax.random."""
+  eos = list(model.config.eos_token_ids)
+  shape = (len(prompts.input_ids), G)
+  tokens = np.full((*shape, steps), model.config.pad_token_id, np.int32)
+  lengths, done = np.zeros(shape, np.int32), np.zeros(shape, bool)
+  for index in range(steps):
+    logits = tiny.plain_logits(model, prompts, tokens, lengths + ~done)[:, :, index]
+    kept = allowed.copy()
+    kept[eos] &= index >= min_new_tokens
+    logits = np.where(kept, logits, -np.inf).astype(np.float32)
+    key = jax.random.fold_in(jax.random.key(seed), index)
+    new = np.argmax(logits, -1)
+    if temperature:
+      new = np.asarray(jax.random.categorical(key, logits / temperature))
+    tokens[..., index] = np.where(done, model.config.pad_token_id, new)
+    lengths += ~done
+    done |= np.isin(new, eos)
+  return tokens, lengths
+
+
+@pytest.fixture
+def counted(monkeypatch):
+  """The rows [B, G] of every decoding step, in order, of samplers made from now on."""
+  rows = []
+  decoder = models.QwenVL.decoder
+
+  def counting(self, *args):
+    step = decoder(self, *args)
+
+    def counted(x, *rest):
+      jax.debug.callback(lambda: rows.append(x.shape[:2]))
+      return step(x, *rest)
+
+    return counted
+
+  monkeypatch.setattr(models.QwenVL, "decoder", counting)
+  _sampler.cache_clear()
+  yield rows
+  _sampler.cache_clear()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.0])
+def test_finished_rows_are_dropped_and_change_nothing(
+  model, prompts, counted, temperature, monkeypatch
+):
+  # Random numbers by place among the rows that are left, rows written back to another's
+  # place, or a cache that is not moved along give other tokens than a plain loop; a
+  # prompt that is not moved along with its image does so with images dropped too.
+  monkeypatch.setattr(sampler, "_LEAST_CACHE", 6)
+  steps, allowed = 24, _short(model)
+  for seed in range(2 if temperature else 1):
+    counted.clear()
+    samples = _sample(
+      model,
+      prompts,
+      allowed=allowed,
+      temperature=temperature,
+      seed=seed,
+      steps=steps,
+      least_left=1,
+    )
+    jax.effects_barrier()
+    tokens, lengths = _plain(model, prompts, temperature, allowed, seed, steps)
+    np.testing.assert_array_equal(samples.tokens, tokens)
+    np.testing.assert_array_equal(samples.lengths, lengths)
+    logits = tiny.plain_logits(model, prompts, tokens, lengths)
+    logits = np.where(allowed, logits, -np.inf) / (temperature or 1)
+    wanted = np.take_along_axis(_log_softmax(logits), tokens[..., None], -1)[..., 0]
+    wanted = np.where(_places(samples), wanted, 0)
+    np.testing.assert_allclose(samples.logprobs, wanted, atol=1e-5)
+    for index, (images, rows) in enumerate(counted, 1):
+      alive = (lengths > index).sum(1)
+      assert images == 2 or (alive > 0).sum() == 1
+      # One token more than half of the rows may still be running.
+      assert rows == 1 or alive.max() > rows // 2
+    if temperature:
+      assert {(2, 8), (2, 4), (1, 1)} <= set(counted)
+
+
+def test_a_long_response_compiles_few_programs(model, prompts):
+  # One program a length would be 300; every length of the cache with every number of
+  # rows, were both not halved and doubled, would be dozens.
+  sample = _sampler(G, 1.0, _short(model, 1, 40).tobytes(), 300, least_left=1)
+  for seed in range(6):
+    jax.block_until_ready(sample(*_arguments(model, prompts, seed)))
+  assert sampler.cache_lengths(300) == [75, 150, 300]
+  assert sample.prefill._cache_size() == 1
+  # Three lengths, and (2, 8) (2, 4) (2, 2) (2, 1) (1, 1).
+  assert 3 < sample.decode._cache_size() <= 3 + 5
+  assert sample.merge._cache_size() <= 3 + 5
+
+
+def test_short_responses_need_one_program(model, prompts):
+  # The testbed's: with 10 tokens left at most, dropping rows does not pay.
+  sample = _sampler(G, 0.9, _short(model).tobytes(), T)
+  for seed in range(3):
+    sample(*_arguments(model, prompts, seed))
+  assert sample.decode._cache_size() == 1 and sample.regroup._cache_size() == 0
+
+
+def test_one_scan_for_all_layers_gives_the_same(model, prompts):
+  # What runs on a TPU: layers in one scan, each writing its own part of one cache.
+  one, other = (
+    _sample(model, prompts, scan_layers=s, steps=6, group=4) for s in (True, False)
+  )
+  np.testing.assert_array_equal(one.tokens, other.tokens)
+  np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-5)
+
+
+@pytest.mark.parametrize("least", [1, 4, 30])
+def test_no_response_ends_early(model, prompts, least):
+  # Ending tokens drawn and thrown away, or masked one place late, give other tokens;
+  # log-probs before the mask are lower.
+  steps, allowed = 8, _short(model)
+  samples = _sample(
+    model, prompts, allowed=allowed, steps=steps, min_new_tokens=least, least_left=99
+  )
+  wanted = _plain(model, prompts, 1.0, allowed, steps=steps, min_new_tokens=least)
+  np.testing.assert_array_equal(samples.tokens, wanted[0])
+  np.testing.assert_array_equal(samples.lengths, wanted[1])
+  assert samples.lengths.min() == min(least + 1, steps)
+  first = _log_softmax(
+    np.where(
+      allowed & ~np.isin(np.arange(len(allowed)), model.config.eos_token_ids),
+      tiny.plain_logits(model, prompts, *wanted)[:, :, 0],
+      -np.inf,
+    )
+  )
+  first = np.take_along_axis(first, wanted[0][..., :1], -1)[..., 0]
+  np.testing.assert_allclose(samples.logprobs[..., 0], first, atol=1e-5)
+
+
+def test_the_loop_ends_with_the_last_response(model, prompts, counted):
   # Without the early exit it takes T - 1 steps whatever is sampled; a loop that steps
   # once more after the last token wastes one.
-  steps = []
-  language_step = models.QwenVL.language_step
-
-  def counted(self, *args):
-    jax.debug.callback(lambda: steps.append(1))
-    return language_step(self, *args)
-
-  monkeypatch.setattr(models.QwenVL, "language_step", counted)
-  allowed = np.zeros_like(_allowed())
-  allowed[[*model.config.eos_token_ids, 5]] = True
+  allowed = _short(model, 2, 1)
   for seed in range(4):
-    steps.clear()
+    counted.clear()
     samples = _sample(model, prompts, allowed=allowed, group=1, seed=seed, steps=40)
     jax.effects_barrier()
-    assert len(steps) == samples.lengths.max() - 1 < 39
+    assert len(counted) == samples.lengths.max() - 1 < 39
+
+
+def test_noise_is_that_of_jax_random():
+  # Another bit order, counter or rounding: other numbers, and every row of a run drawn
+  # anew. Rows are skipped, not renumbered.
+  key = jax.random.fold_in(jax.random.key(7), 3)
+  wanted = np.asarray(jax.random.gumbel(key, (6, 37)))
+  rows = np.array([[4, 0], [5, 2]])
+  got = np.asarray(jax.jit(choice.gumbel, static_argnums=2)(key, rows, 37))
+  np.testing.assert_array_equal(got, wanted[rows])
+  with pytest.raises(ValueError, match="threefry"):
+    choice.gumbel(jax.random.key(0, impl="rbg"), rows, 37)
+
+
+def test_choice_of_equals_is_the_first():
+  # As jnp.argmax; the last of equals, or a token that is not allowed, would show.
+  logits = jnp.array([[1.0, 3.0, 3.0], [-jnp.inf, -jnp.inf, 0.5]])
+  tokens, logprobs = choice.choose(logits, None)
+  assert tokens.tolist() == [1, 2]
+  np.testing.assert_allclose(logprobs, [-np.log(2 + np.exp(-2)), 0], rtol=1e-6)
 
 
 def test_first_tokens_follow_the_distribution(model, prompts):
@@ -317,7 +475,7 @@ def test_truncated_distributions(kwargs):
   logits = rng.normal(size=(50, 12)).astype(np.float32) * 2
   allowed = rng.random(12) < 0.8
   temperature = kwargs.pop("temperature", 1.0)
-  got = sampler.masked_logits(
+  got = choice.masked_logits(
     jnp.asarray(logits), jnp.asarray(allowed), temperature, **kwargs
   )
   for row, result in zip(logits, np.asarray(got), strict=True):

@@ -1,0 +1,81 @@
+"""What a config trains with: the loop runs it, and `fit` compiles it for a TPU."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+from flax import nnx
+
+from fmd_jax import models, optim
+from fmd_jax.update import TrainState, init_state, make_update_fn
+
+
+def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
+  """The optimiser of `config.optimizer`, over `config.steps`."""
+  return optim.make_optimizer(
+    optim.learning_rate_schedule(
+      config.optimizer.learning_rate,
+      warmup_steps=config.optimizer.warmup_steps,
+      decay_steps=max(config.steps - config.optimizer.warmup_steps, 1),
+      end_scale=config.optimizer.end_scale,
+    ),
+    b1=config.optimizer.b1,
+    b2=config.optimizer.b2,
+    eps=config.optimizer.eps,
+    weight_decay=config.optimizer.weight_decay,
+    max_grad_norm=config.optimizer.max_grad_norm,
+  )
+
+
+def adapted(config: ml_collections.ConfigDict, model: nnx.Module) -> nnx.Module:
+  """The model with the adapters of `config.lora`, or as it is."""
+  return models.add_lora(
+    model,
+    rank=config.lora.rank,
+    alpha=config.lora.alpha,
+    targets=tuple(config.lora.targets),
+    seed=config.seed,
+  )
+
+
+def make_state(
+  config: ml_collections.ConfigDict,
+  model: nnx.Module,
+  optimizer: optax.GradientTransformation,
+) -> TrainState:
+  """The state before the first update."""
+  return init_state(
+    model,
+    optimizer,
+    tuple(config.optimizer.frozen),
+    beside=tuple(config.lora.beside),
+    frozen_dtype=jnp.dtype(config.precision.frozen),
+  )
+
+
+def make_update(
+  config: ml_collections.ConfigDict,
+  graphdef: nnx.GraphDef,
+  optimizer: optax.GradientTransformation,
+  allowed_tokens: np.ndarray,
+  model: models.ModelConfig,
+) -> Callable:
+  """The jitted update, see `make_update_fn`."""
+  return make_update_fn(
+    graphdef,
+    optimizer,
+    beta=config.grpo.beta,
+    clip=config.grpo.clip,
+    loss=config.grpo.loss,
+    kl=config.grpo.kl,
+    clip_high=config.grpo.clip_high or config.grpo.clip,
+    max_length=config.sampling.max_new_tokens,
+    microbatch_tokens=config.grpo.microbatch_tokens,
+    compute_dtype=jnp.dtype(config.precision.compute),
+    remat=config.model.remat,
+    temperature=config.sampling.temperature,
+    allowed_tokens=allowed_tokens,
+    image_token_id=model.image_token_id,
+  )
