@@ -232,11 +232,10 @@ def make_sampler(
       raise ValueError(f"{batch} x {group_size} rows need numbers past 2^32")
     features = model.encode_images(pixel_values, plan)
     prompt_mask = jnp.arange(length) < prompt.lengths[:, None]
-    causal = jnp.tril(jnp.ones((length, length), bool)) & prompt_mask[:, None]
     hidden, prefix = model.language(
       model.embed(prompt.input_ids, features)[:, None],
       prompt.positions[:, :, None],
-      causal[:, None],
+      None,  # causal: a prompt's padding comes after it
     )
     last = jnp.take_along_axis(hidden[:, 0], prompt.lengths[:, None, None] - 1, axis=1)
     # [L, B, 1, P, KV, h] -> [L, B, P, KV, h]: one copy for the G responses.
