@@ -11,7 +11,8 @@ import numpy as np
 from tqdm import tqdm
 
 from fmd_jax import data, rollout
-from fmd_jax.questioner.agent import Agent, Inputs
+from fmd_jax.questioner.agent import Agent
+from fmd_jax.questioner.inputs import Inputs
 from fmd_jax.records.writer import write_image, write_shard
 from fmd_jax.types import ImageExample
 

@@ -260,10 +260,10 @@ def save(
 
   if jax.process_index() == 0:
     folder.mkdir(parents=True, exist_ok=True)
+    _write(folder, tensors, dtype, read)
     if source is not None:
       _copy_files(pathlib.Path(source), folder)
     configs.to_folder(model.config, folder, dtype.name)
-    _write(folder, tensors, dtype, read)
   else:
     for name in tensors:
       read(name)

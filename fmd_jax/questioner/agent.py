@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from fmd_jax import models, pixels, prompts, sharding
 from fmd_jax.data import Workers
+from fmd_jax.models.axes import Array
 from fmd_jax.models.config import from_folder
 from fmd_jax.models.processor import Batch, Processor
 from fmd_jax.questioner.inputs import Inputs, make_inputs
@@ -125,7 +126,7 @@ class Agent:
     with sharding.use(self.mesh):
       return self._sample(params, *inputs, key)
 
-  def join(self, value: jax.Array) -> jax.Array:
+  def join(self, value: Array) -> Array:
     """An array [B, ...] about this process's images, as part of one about all."""
     return sharding.join(value, self.mesh)
 

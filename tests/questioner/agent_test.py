@@ -8,6 +8,7 @@ import PIL.Image
 import pytest
 
 from fmd_jax import models, types
+from fmd_jax.data import Workers
 from fmd_jax.questioner.agent import Agent
 from tests.models import tiny
 
@@ -46,6 +47,22 @@ def test_photographs_share_a_few_programs(agent, photographs):
     inputs = agent.prepare(images)
     shapes.add(str(jax.tree.map(np.shape, inputs)))
   assert len(shapes) < 12
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_workers_and_their_cache_change_nothing(agent, photographs, count):
+  # Joined as they finish, images would swap places; kept under a name that another
+  # image or another size has too, one would stand for the other.
+  images = [*photographs[:B], photographs[0]]
+  wanted = agent.encode(images, Workers())
+  with Workers(count, cache_mb=1) as workers:
+    for _ in range(2):
+      got = agent.encode(images, workers)
+      for name, value in vars(wanted).items():
+        np.testing.assert_array_equal(getattr(got, name), value)
+    broken = types.ImageExample("broken", b"no picture")
+    with pytest.raises(ValueError, match="not a readable image: its format is unknown"):
+      agent.encode([*images, broken], workers)
 
 
 def test_what_may_be_said(agent):
