@@ -44,6 +44,10 @@ def get_config() -> ml_collections.ConfigDict:
   c.sampling = ml_collections.ConfigDict()
   c.sampling.max_new_tokens = 256  # longest response
   c.sampling.temperature = 1.0  # GRPO needs 1: it trains what it samples
+  # Parameters are gathered over sharding.fsdp once before sampling: a copy in
+  # precision.compute on every device, if there is room (launch.tpu_fit tells). Without,
+  # each token gathers every layer again.
+  c.sampling.gather = False
 
   c.model = ml_collections.ConfigDict()
   # What a layer keeps for the backward pass: "full" recomputes all but its input,

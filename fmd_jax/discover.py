@@ -28,6 +28,7 @@ _MAY_DIFFER = (
   "data.workers",
   "data.cache_mb",
   "grpo.microbatch_tokens",
+  "sampling.gather",
   "sharding.data",
   "sharding.fsdp",
   "sharding.tensor",
@@ -168,6 +169,7 @@ def discover(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> d
     max_new_tokens=config.sampling.max_new_tokens,
     temperature=config.sampling.temperature,
     mesh=sharding.make_mesh(**config.sharding),
+    gather=config.sampling.gather,
     adapt=functools.partial(training.adapted, config),
   )
 

@@ -74,7 +74,13 @@ made = fit.compile_program("f", 7, f, arguments, mesh)
 huge = fit.compile_program(
   "huge", 0, jax.jit(lambda x: (x @ x.T).sum() * x),
   (shape((400_000, 4096), "fsdp"),), mesh)
-print(json.dumps([made._asdict(), made.peak, huge._asdict()]))
+from fmd_jax.models.attention import attend
+mesh = sharding.make_mesh(1, 2, 2, fit.topology("v5e:2x2"))
+q, kv = (shape((4, 2, 8, heads, 128), "fsdp") for heads in (4, 1))
+with sharding.use(mesh):
+  kernel = jax.jit(lambda q, k, v: attend(q, k, v, None, None)).lower(q, kv, kv)
+kernels = kernel.as_text().count("tpu_custom_call")
+print(json.dumps([made._asdict(), made.peak, huge._asdict(), kernels]))
 """
 
 
@@ -86,12 +92,13 @@ def test_the_account_of_a_program():
     command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True
   )
   assert run.returncode == 0, run.stderr[-2000:]
-  made, peak, huge = json.loads(run.stdout.splitlines()[-1])
+  made, peak, huge, kernels = json.loads(run.stdout.splitlines()[-1])
   assert made["arguments"] == (512 * 512 + 5 * 512 * 512) * 4 // 4
   assert peak == 7 + made["arguments"] + made["output"] + made["temporaries"]
   # In bf16, in which a TPU multiplies.
   assert made["collectives"] == {"all-gather": [5, 5 * 512 * 512 * 2]}
   assert huge["arguments"] == 0 and "exceeds available HBM" in huge["error"]
+  assert kernels == 1, "attention for a TPU is not the fused kernel"
 
 
 HLO = """

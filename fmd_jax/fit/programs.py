@@ -129,9 +129,10 @@ def programs(
   state = jax.eval_shape(
     lambda p: training.make_state(config, nnx.merge(graphdef, p), optimizer), params
   )
-  place = lambda tree: _abstract(tree, models.shardings(tree, mesh, model))  # noqa: E731
-  state = place(state)
-  policy = place(jax.eval_shape(lambda s: policy_params(s, compute), state))
+  state = _abstract(state, models.shardings(state, mesh, model))
+  cast = jax.eval_shape(lambda s: policy_params(s, compute), state)
+  lies = lambda gathered: models.shardings(cast, mesh, model, gathered=gathered)  # noqa: E731
+  policy = _abstract(cast, lies(config.sampling.gather))
   key = jax.eval_shape(lambda: jax.random.key(0))
   whole = NamedSharding(mesh, PartitionSpec())
   key = _abstract(key, whole)
@@ -190,6 +191,7 @@ def programs(
     batch.prompt.positions,
     batch.prompt.next_position,
   )
+  policy = _abstract(cast, lies(False))
   yield "scorer", resident, score, (policy, features, prompt, tokens, lengths)
 
   update = training.make_update(config, graphdef, optimizer, allowed, model)

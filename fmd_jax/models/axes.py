@@ -115,6 +115,8 @@ def param_sharding(
   shape: tuple[int, ...],
   mesh: Mesh | AbstractMesh,
   config: ModelConfig,
+  *,
+  gathered: bool = False,
 ) -> NamedSharding:
   """Where one parameter lies on a mesh; see `fmd_jax.sharding`.
 
@@ -123,12 +125,13 @@ def param_sharding(
     shape: of the whole parameter.
     mesh: from `sharding.make_mesh`.
     config: the model's, for the width of a head.
+    gathered: not cut across `fsdp`.
 
   Raises:
     KeyError: there is no such parameter.
   """
   axes = logical_axes(path)
-  if len([a for a in axes if a not in (LAYERS, DEEPSTACK)]) == 1:
+  if gathered or len([a for a in axes if a not in (LAYERS, DEEPSTACK)]) == 1:
     # A vector cut across `fsdp` would cost a gather and save nothing.
     axes = tuple(None if sharding.TABLE.get(a) == sharding.FSDP else a for a in axes)
   units = {
@@ -139,7 +142,13 @@ def param_sharding(
   return NamedSharding(mesh, sharding.spec(axes, shape, mesh, units))
 
 
-def shardings(tree: Any, mesh: Mesh | AbstractMesh, config: ModelConfig) -> Any:
+def shardings(
+  tree: Any,
+  mesh: Mesh | AbstractMesh,
+  config: ModelConfig,
+  *,
+  gathered: bool = False,
+) -> Any:
   """The sharding of each leaf of a tree that holds parameters, or what follows them.
 
   Args:
@@ -148,6 +157,7 @@ def shardings(tree: Any, mesh: Mesh | AbstractMesh, config: ModelConfig) -> Any:
       every device where there is none.
     mesh: from `sharding.make_mesh`.
     config: the model's.
+    gathered: not cut across `fsdp`.
   """
 
   def of_leaf(path: tuple, leaf: Any) -> NamedSharding:
@@ -155,7 +165,9 @@ def shardings(tree: Any, mesh: Mesh | AbstractMesh, config: ModelConfig) -> Any:
     names = names[:-1] if names[-1:] == ("value",) else names
     for start in range(len(names)):
       with contextlib.suppress(KeyError):
-        return param_sharding(names[start:], leaf.shape, mesh, config)
+        return param_sharding(
+          names[start:], leaf.shape, mesh, config, gathered=gathered
+        )
     return NamedSharding(mesh, jax.sharding.PartitionSpec())
 
   return jax.tree_util.tree_map_with_path(of_leaf, tree)

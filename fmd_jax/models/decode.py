@@ -65,27 +65,33 @@ def _cache_layout(x: Float[Array, "N B KV G ..."]) -> Array:
   return x.reshape(-1, *x.shape[4:]) if len(x) == 1 else _lie(x)
 
 
+def take_images(cache: Stacks, images: Int[Array, " b"], count: int) -> Stacks:
+  """The rows of some of `count` images, in this order."""
+
+  def take(x: Array) -> Array:
+    if x.ndim == 6:
+      return x[:, images]
+    return x.reshape(count, -1, *x.shape[1:])[images].reshape(-1, *x.shape[1:])
+
+  return jax.tree.map(take, cache)
+
+
 def take_rows(
-  cache: Stacks,
-  images: Int[Array, " B"],
-  rows: Int[Array, "B G"],
-  shape: tuple[int, int],
-  length: int,
+  cache: Stacks, rows: Int[Array, "B G"], group_size: int, length: int
 ) -> Stacks:
-  """Some images' rows, in this order, with room for `length` tokens.
+  """Some rows of each image, in this order, with room for `length` tokens.
 
   Args:
-    cache: of `shape`, images and rows.
-    images: which of them.
-    rows: which of each image's.
-    shape: B and G of the cache.
+    cache: of `group_size` rows an image.
+    rows: which of them.
+    group_size: of the cache.
     length: at least the cache's.
   """
 
   def take(x: Array, axis: int) -> Array:
     if x.ndim == 3:
-      x = x.reshape(1, shape[0], -1, shape[1], *x.shape[1:])
-    x = jnp.take_along_axis(x[:, images], rows[None, :, None, :, None, None], 3)
+      x = x.reshape(1, len(rows), -1, group_size, *x.shape[1:])
+    x = jnp.take_along_axis(x, rows[None, :, None, :, None, None], 3)
     more = [(0, 0)] * x.ndim
     more[axis] = (0, length - x.shape[axis])
     return _cache_layout(jnp.pad(x, more))

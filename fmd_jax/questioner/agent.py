@@ -37,6 +37,7 @@ class Agent:
     max_new_tokens: int,
     temperature: float,
     mesh: Mesh | None = None,
+    gather: bool = False,
     adapt: Callable[[models.QwenVL], models.QwenVL] = lambda model: model,
   ):
     """Loads the folder.
@@ -48,10 +49,12 @@ class Agent:
       max_new_tokens: longest response.
       temperature: of the sampling.
       mesh: from `sharding.make_mesh`; None: this process's first device.
+      gather: give every device of `fsdp` all parameters while it samples.
       adapt: makes of the loaded model the one that is trained; see `models.add_lora`.
     """
     self.folder = folder
     self.mesh = mesh or sharding.make_mesh(1, 1, 1, jax.local_devices()[:1])
+    self._gather = gather and self.mesh.size > 1
     self.processor = Processor.from_folder(folder)
     config = from_folder(folder)
     where = lambda *param: models.param_sharding(*param, self.mesh, config)  # noqa: E731
@@ -117,6 +120,9 @@ class Agent:
 
   def sample(self, params: Any, inputs: Inputs, key: jax.Array) -> Samples:
     """G responses to each image; `params` is a state or a tuple of states."""
+    if self._gather:
+      where = models.shardings(params, self.mesh, self.model.config, gathered=True)
+      params = jax.device_put(params, where)
     with sharding.use(self.mesh):
       return self._sample(params, *inputs, key)
 

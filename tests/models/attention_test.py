@@ -48,3 +48,16 @@ def test_fused_attention_equals_products(group, length, prompt, kv_heads):
   got = both(lambda *qkv: attention.fused(*qkv, shared, interpret=True))
   for name, one, other in zip("oqkv", wanted, got, strict=True):
     np.testing.assert_allclose(other, one, atol=2e-5 * np.abs(one).max(), err_msg=name)
+
+
+def test_no_mask_is_causal_and_right_padding_changes_nothing():
+  # The padding of a prompt comes after it: its keys are no real query's past, so that
+  # a mask of them would change nothing, not a bit.
+  q, k, v, _ = case(1, 12, 0, 2)
+  real = jnp.arange(12) < jnp.array([[12], [7]])
+  causal = jnp.tril(jnp.ones((12, 12), bool)) & real[:, None, None]
+  got = attention.attend(q, k, v, None, None)
+  wanted = attention.multiplied(q, k, v, causal, None)
+  seen = np.asarray(real)[:, None]
+  np.testing.assert_array_equal(np.asarray(got)[seen], np.asarray(wanted)[seen])
+  assert (np.asarray(got)[~seen] != np.asarray(wanted)[~seen]).any()

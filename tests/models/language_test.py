@@ -1,5 +1,7 @@
 """Rows of the language model: tap, shared prompt, positions, logical axes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -71,9 +73,19 @@ def test_remat_changes_nothing():
     merged = nnx.merge(graphdef, params)
     return (merged.language(x, positions, mask, remat=remat)[0] ** 2).sum()
 
-  plain, again = (jax.grad(total)(params, remat) for remat in (False, True))
-  for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(again)):
-    np.testing.assert_allclose(a, b, atol=1e-4)
+  products = []
+  plain = None
+  for remat in ("none", "dots", "full"):
+    gradient = jax.grad(functools.partial(total, remat=remat))
+    products.append(str(jax.make_jaxpr(gradient)(params)).count("dot_general["))
+    found = jax.tree.leaves(jax.jit(gradient)(params))
+    plain = plain or found
+    for a, b in zip(plain, found, strict=True):
+      np.testing.assert_allclose(a, b, atol=1e-4)
+  # A policy that is not passed on, or two that keep the same.
+  assert sorted(set(products)) == products, products
+  with pytest.raises(ValueError, match="'half' is not known; there are full, dots"):
+    total(params, "half")
 
 
 def test_rows_of_a_group_do_not_see_each_other():

@@ -136,5 +136,6 @@ def test_folded_model_in_transformers(tmp_path, monkeypatch):
   # It needs to be told where images are, by an id that is not this model's.
   monkeypatch.setattr(peer, "IMAGE", model.config.image_token_id)
   theirs = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path)
-  rows = peer.Rows(p.input_ids, seen.astype(int), p.pixel_values, p.image_grid_thw)
+  ids = p.input_ids.astype(np.int64)
+  rows = peer.Rows(ids, seen.astype(int), p.pixel_values, p.image_grid_thw)
   assert np.abs(peer.logits(theirs.eval(), rows)[seen] - wanted).max() / scale < 1e-4
