@@ -35,6 +35,7 @@ from tests.bench import folders
 HERE = pathlib.Path(__file__).parent
 CACHE = pathlib.Path("~/.cache/fmd_jax").expanduser()
 TOKENS = 80
+_READY = "fmd_jax.ready"  # in an environment that is whole
 
 
 def make_vllm(folder: pathlib.Path) -> None:
@@ -47,6 +48,7 @@ def make_vllm(folder: pathlib.Path) -> None:
   site = next((folder / "lib").glob("python3*/site-packages"))
   shutil.copy(HERE / "torchvision_ops.py", site / "_torchvision_ops.py")
   (site / "_torchvision_ops.pth").write_text("import _torchvision_ops\n")
+  (folder / _READY).touch()
 
 
 class Peer:
@@ -145,9 +147,9 @@ def prompt_arrays(folder: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def measure(
-  size: str, groups: list[int], tokens: int, repeats: int, python: pathlib.Path
+  size: str, groups: list[int], tokens: int, repeats: int, vllm: pathlib.Path | None
 ) -> dict[int, dict[str, float]]:
-  """Median seconds by G and by who; vLLM takes part when its `python` is there."""
+  """Median seconds by G and by who; vLLM takes part when its environment is given."""
   folder = folders.make(size, CACHE / f"bench-{size}")
   with tempfile.TemporaryDirectory() as temporary:
     arrays = prompt_arrays(folder)
@@ -155,8 +157,8 @@ def measure(
     np.savez(file, **arrays)
     runs = {"ours": Ours(folder, arrays)}
     runs["hf"] = Peer("hf", sys.executable, str(folder), str(file))
-    if python.is_file():
-      runs["vllm"] = Peer("vllm", str(python), str(folder), str(file))
+    if vllm is not None:
+      runs["vllm"] = Peer("vllm", str(vllm / "bin" / "python"), str(folder), str(file))
     seconds = {}
     for group in groups:
       times = {name: [] for name in runs}
@@ -185,11 +187,11 @@ def main() -> None:
     options.sizes, options.groups, options.repeats = ["small"], [8], 1
   if options.make_vllm:
     make_vllm(options.vllm)
-  python = options.vllm / "bin" / "python"
+  vllm = options.vllm if (options.vllm / _READY).is_file() else None
 
   result, rows = {"tokens": TOKENS}, []
   for size in options.sizes:
-    measured = measure(size, options.groups, TOKENS, options.repeats, python)
+    measured = measure(size, options.groups, TOKENS, options.repeats, vllm)
     for group, seconds in measured.items():
       ours, name = seconds.pop("ours"), f"{size}_g{group}"
       result[f"speedup_{name}"] = min(seconds.values()) / ours
@@ -205,7 +207,7 @@ def main() -> None:
   for size, group, *rates in rows:
     cells = [f"{rate:8.0f}" for rate in rates] + ["       -"] * (3 - len(rates))
     print(f"{size:8} {group:3} {' '.join(cells)}")
-  if not python.is_file():
+  if vllm is None:
     print("vLLM did not take part; --make-vllm makes its environment (2.5 GB).")
   print(json.dumps(result))
 

@@ -330,42 +330,40 @@ def test_finished_rows_are_dropped_and_change_nothing(
   # prompt that is not moved along with its image does so with images dropped too.
   monkeypatch.setattr(sampler, "_LEAST_CACHE", 6)
   steps, allowed = 24, _short(model)
-  for seed in range(2 if temperature else 1):
-    counted.clear()
-    samples = _sample(
-      model,
-      prompts,
-      allowed=allowed,
-      temperature=temperature,
-      seed=seed,
-      steps=steps,
-      least_left=1,
-    )
-    jax.effects_barrier()
-    tokens, lengths = _plain(model, prompts, temperature, allowed, seed, steps)
-    np.testing.assert_array_equal(samples.tokens, tokens)
-    np.testing.assert_array_equal(samples.lengths, lengths)
-    logits = tiny.plain_logits(model, prompts, tokens, lengths)
-    logits = np.where(allowed, logits, -np.inf) / (temperature or 1)
-    wanted = np.take_along_axis(_log_softmax(logits), tokens[..., None], -1)[..., 0]
-    wanted = np.where(_places(samples), wanted, 0)
-    np.testing.assert_allclose(samples.logprobs, wanted, atol=1e-5)
-    for index, (images, rows) in enumerate(counted, 1):
-      alive = (lengths > index).sum(1)
-      assert images == 2 or (alive > 0).sum() == 1
-      # One token more than half of the rows may still be running.
-      assert rows == 1 or alive.max() > rows // 2
-    if temperature:
-      assert {(2, 8), (2, 4), (1, 1)} <= set(counted)
+  samples = _sample(
+    model,
+    prompts,
+    allowed=allowed,
+    temperature=temperature,
+    steps=steps,
+    least_left=1,
+  )
+  jax.effects_barrier()
+  tokens, lengths = _plain(model, prompts, temperature, allowed, steps=steps)
+  np.testing.assert_array_equal(samples.tokens, tokens)
+  np.testing.assert_array_equal(samples.lengths, lengths)
+  logits = tiny.plain_logits(model, prompts, tokens, lengths)
+  logits = np.where(allowed, logits, -np.inf) / (temperature or 1)
+  wanted = np.take_along_axis(_log_softmax(logits), tokens[..., None], -1)[..., 0]
+  wanted = np.where(_places(samples), wanted, 0)
+  np.testing.assert_allclose(samples.logprobs, wanted, atol=1e-5)
+  for index, (images, rows) in enumerate(counted, 1):
+    alive = (lengths > index).sum(1)
+    assert images == 2 or (alive > 0).sum() == 1
+    assert rows == 1 or alive.max() > rows // 2
+  if temperature:
+    assert {(2, 8), (2, 4), (1, 1)} <= set(counted)
 
 
-def test_a_long_response_compiles_few_programs(model, prompts):
-  # One program a length would be 300; every length of the cache with every number of
-  # rows, were both not halved and doubled, would be dozens.
-  sample = _sampler(G, 1.0, _short(model, 1, 40).tobytes(), 300, least_left=1)
-  for seed in range(6):
-    jax.block_until_ready(sample(*_arguments(model, prompts, seed)))
+def test_a_long_response_compiles_few_programs(model, prompts, monkeypatch):
+  # One program a length would be 40; every length of the cache with every number of
+  # rows, were they not doubled and halved, would be dozens.
   assert sampler.cache_lengths(300) == [75, 150, 300]
+  monkeypatch.setattr(sampler, "_LEAST_CACHE", 10)
+  sample = _sampler(G, 1.0, _short(model, 1, 9).tobytes(), 40, least_left=1)
+  for seed in range(2):
+    jax.block_until_ready(sample(*_arguments(model, prompts, seed)))
+  assert sampler.cache_lengths(40) == [10, 20, 40]
   assert sample.prefill._cache_size() == 1
   # Three lengths, and (2, 8) (2, 4) (2, 2) (2, 1) (1, 1).
   assert 3 < sample.decode._cache_size() <= 3 + 5
