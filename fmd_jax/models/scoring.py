@@ -90,10 +90,9 @@ def _head_backward(axis, temperature, number, saved, gradients):
     slope = to_entropy[:, None] * (logprobs + entropy[:, None]) + to_logprob[:, None]
     chosen = jnp.arange(logits.shape[-1]) == tokens[:, None]
     gradient = jnp.where(chosen, to_logprob[:, None], 0) - jnp.exp(logprobs) * slope
-    # A forbidden token's logit is a constant, also where it is the chosen one.
-    gradient = jnp.where(allowed_tokens, gradient / temperature, 0)
-    # The weight's type is the one that the forward product was taken in.
-    gradient = gradient.astype(weight.dtype)
+    # A forbidden token has p = 0 and so no gradient; where it is the chosen one,
+    # `token_scores` has dropped the score. The products are in the weight's type.
+    gradient = (gradient / temperature).astype(weight.dtype)
     product = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
     to_hidden = product(gradient, weight, (((1,), (1 - axis,)), ((), ())))
     rows = hidden.astype(weight.dtype)
