@@ -61,6 +61,7 @@ setuptools.setup(
   package_data={
     "fmd_jax": ["*.md"],
     "fmd_jax.inference": ["*.proto"],
+    "fmd_jax.models": ["shapes/*/config.json"],
     "fmd_jax.report": ["templates/*"],
     "fmd_jax.testbed": ["assets/**/*"],
   },

@@ -22,6 +22,9 @@ def get_config() -> ml_collections.ConfigDict:
   c.data.train = "testbed://?split=train&size=256"
   # Images that training never sees, for the final policy.
   c.data.heldout = "testbed://?split=heldout&size=64"
+  # Threads that read and resize the images of the next step; 0: none, each step waits.
+  c.data.workers = 4
+  c.data.cache_mb = 256  # of images read and resized, kept for the next time
 
   # Models, each named by one string: hf:///folder, grpc://host:port/role, oracle://,
   # scripted:///file.py:function; hf://testbed/… is a checkpoint of this package.
@@ -41,6 +44,10 @@ def get_config() -> ml_collections.ConfigDict:
   c.sampling = ml_collections.ConfigDict()
   c.sampling.max_new_tokens = 256  # longest response
   c.sampling.temperature = 1.0  # GRPO needs 1: it trains what it samples
+  # Parameters are gathered over sharding.fsdp once before sampling: a copy in
+  # precision.compute on every device, if there is room (launch.tpu_fit tells). Without,
+  # each token gathers every layer again.
+  c.sampling.gather = False
 
   c.model = ml_collections.ConfigDict()
   # What a layer keeps for the backward pass: "full" recomputes all but its input,
@@ -75,7 +82,7 @@ def get_config() -> ml_collections.ConfigDict:
   # one's length; "dapo": all tokens weigh the same, groups of equal rewards are left
   # out; "gspo": one ratio a response; "cispo": the ratio is a weight only.
   c.grpo.loss = "grpo"
-  c.grpo.clip = 0.2  # epsilon of eq. 1
+  c.grpo.clip = 0.2  # epsilon of eq. 1 (of "gspo", whose ratio is a mean: 3e-4)
   # Epsilon above 1 where it differs (DAPO: 0.28); 0: the same. Of "cispo" it bounds the
   # ratio itself (5.0).
   c.grpo.clip_high = 0.0

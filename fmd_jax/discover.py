@@ -25,6 +25,10 @@ METHODS = {module.NAME: module.run for module in (zero_shot, grpo)}
 _MAY_DIFFER = (
   "checkpoint.every",
   "checkpoint.keep",
+  "data.workers",
+  "data.cache_mb",
+  "grpo.microbatch_tokens",
+  "sampling.gather",
   "sharding.data",
   "sharding.fsdp",
   "sharding.tensor",
@@ -79,6 +83,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     )
   if config.lora.rank and not config.lora.targets:
     raise ValueError("config.lora.rank is set and config.lora.targets is empty")
+  for key in ("data.workers", "data.cache_mb"):
+    if config[key] < 0:
+      raise ValueError(f"config.{key} is {config[key]}; it must be at least 0")
   for key in ("steps", "images_per_step", "group_size", "questions_per_image"):
     if config[key] < 1:
       raise ValueError(f"config.{key} is {config[key]}; it must be at least 1")
@@ -162,10 +169,12 @@ def discover(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> d
     max_new_tokens=config.sampling.max_new_tokens,
     temperature=config.sampling.temperature,
     mesh=sharding.make_mesh(**config.sharding),
+    gather=config.sampling.gather,
     adapt=functools.partial(training.adapted, config),
   )
 
-  with serve_roles(config, workdir, ASKED) as models:
+  workers = data.Workers(config.data.workers, config.data.cache_mb)
+  with workers, serve_roles(config, workdir, ASKED) as models:
     manifest = records.write_manifest(
       workdir,
       config=config.to_dict(),
@@ -178,7 +187,9 @@ def discover(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> d
       may_differ=_MAY_DIFFER,
     )
     roles = rollout.Roles(models["answerer"], models["verifier"], models["embedder"])
-    run = Run(config, workdir, manifest["run_id"], agent, roles, train, heldout)
+    run = Run(
+      config, workdir, manifest["run_id"], agent, roles, train, heldout, workers
+    )
 
     # ---- the methods ---------------------------------------------------------------
     for method in config.methods:

@@ -71,7 +71,7 @@ def make_mesh(
   """
   devices = jax.devices() if devices is None else devices
   sizes, count = [data, fsdp, tensor], len(devices)
-  asked = " x ".join(f"{n} {s}" for n, s in zip(AXES, sizes))
+  asked = " x ".join(f"{name} {size}" for name, size in zip(AXES, sizes))
   if sizes.count(-1) > 1 or any(s < 1 and s != -1 for s in sizes):
     raise ValueError(f"sharding {asked}: sizes are positive, and one may be -1")
   known = math.prod(s for s in sizes if s != -1)
@@ -96,6 +96,12 @@ def batch_shards(mesh: Any = None) -> int:
   """How many parts a batch is cut into: of a mesh, or of the one in use."""
   mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
   return math.prod(mesh.shape[a] for a in BATCH_AXES) if not mesh.empty else 1
+
+
+def platform() -> str:
+  """What is compiled for: "cpu", "gpu" or "tpu"; that of the mesh in use, if any."""
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return device.platform if device is not None else jax.default_backend()
 
 
 def spec(

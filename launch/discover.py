@@ -13,20 +13,13 @@ import pathlib
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from launch._flags import parse_flags
+
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/NAME.py[:arg]")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where everything is written.")
 flags.mark_flags_as_required(["config", "workdir"])
 # The key of the JAX compilation cache is the program: sharing it is always safe.
 _CACHE = pathlib.Path(__file__).parents[1] / ".venv" / "jax_cache"
-
-
-def parse_flags(argv: list[str]) -> list[str]:
-  """absl's own parser, but a bad config or key is one line, not a traceback."""
-  try:
-    return app.parse_flags_with_usage(argv)
-  except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-    message = " ".join(str(a) for a in error.args) or repr(error)
-    raise SystemExit(f"error: {message}") from None
 
 
 def main(argv: list[str]) -> None:

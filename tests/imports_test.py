@@ -36,12 +36,12 @@ FLOORS = {
     (
       # The model says where its activations lie, so sharding is below it; it names no
       # parameter and imports nobody.
-      "types prompts world sharding",
+      "types prompts world sharding pixels",
       "data models checkpoint optim inference rewards rl records",
       "questioner answerer verifier evaluator metrics sidecar",
       "rollout update taxonomy",
       "methods evaluate",
-      "testbed trust report discover",
+      "testbed trust report discover fit",
     )
   )
   for unit in units.split()
@@ -64,7 +64,7 @@ HEAVY = (
 )
 TRAINER = {
   *("models", "sharding", "checkpoint", "optim", "rl", "questioner", "rollout"),
-  *("update", "methods", "evaluate", "testbed", "discover"),
+  *("update", "methods", "evaluate", "testbed", "discover", "fit"),
 }
 JAX_FREE = set(FLOORS) - TRAINER
 CONFIGS_MAY_IMPORT = ("ml_collections", "configs")

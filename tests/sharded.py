@@ -39,7 +39,13 @@ def images():
 def step(folder, mesh):
   """Samples greedily and updates; the optimiser's trace is the gradient itself."""
   agent = Agent(
-    folder, questions=1, group_size=G, max_new_tokens=T, temperature=0.0, mesh=mesh
+    folder,
+    questions=1,
+    group_size=G,
+    max_new_tokens=T,
+    temperature=0.0,
+    mesh=mesh,
+    gather=True,
   )
   mine = slice(None)
   if jax.process_count() > 1:

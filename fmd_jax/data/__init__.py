@@ -4,8 +4,9 @@ from fmd_jax.data.batches import batches
 from fmd_jax.data.folder import Folder
 from fmd_jax.data.sources import Skipped, Source
 from fmd_jax.data.testbed import Testbed
+from fmd_jax.data.workers import Workers
 
-__all__ = ["Skipped", "Source", "batches", "open"]
+__all__ = ["Skipped", "Source", "Workers", "batches", "open"]
 
 
 def open(spec: str) -> Source:

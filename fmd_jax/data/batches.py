@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from fmd_jax.data.sources import Source
+from fmd_jax.data.workers import Workers
 from fmd_jax.types import ImageExample
 
 
@@ -15,6 +16,7 @@ def batches(
   start_step: int = 0,
   host: int = 0,
   hosts: int = 1,
+  workers: Workers | None = None,
 ) -> Iterator[list[ImageExample]]:
   """Yields batches for ever, from the one of `start_step` on.
 
@@ -29,6 +31,7 @@ def batches(
     start_step: the step of the first batch.
     host: index of this host.
     hosts: how many hosts there are; each gets its own part of every batch.
+    workers: who read the images, and keep some; None: nobody else.
 
   Raises:
     ValueError: the source holds fewer images than one batch of all hosts.
@@ -40,10 +43,15 @@ def batches(
       f"{source.name} holds {len(source)} images, a batch needs {batch_size * hosts}: "
       f"use a batch size of at most {len(source) // hosts}"
     )
-  return _batches(source, batch_size, seed, start_step, host, hosts)
+  workers = workers or Workers()
+  return _batches(source, batch_size, seed, start_step, host, hosts, workers)
 
 
-def _batches(source, batch_size, seed, step, host, hosts):
+def _batches(source, batch_size, seed, step, host, hosts, workers):
+  def read(index):
+    key = (source.name, int(index))
+    return workers.cached(key, lambda: source[int(index)], lambda x: len(x.png))
+
   per_epoch = len(source) // (batch_size * hosts)
   epoch, order = -1, None
   while True:
@@ -51,5 +59,5 @@ def _batches(source, batch_size, seed, step, host, hosts):
       epoch = step // per_epoch
       order = np.random.default_rng((seed, epoch)).permutation(len(source))
     first = (step % per_epoch * hosts + host) * batch_size
-    yield [source[int(index)] for index in order[first : first + batch_size]]
+    yield workers.map(read, order[first : first + batch_size])
     step += 1

@@ -8,9 +8,9 @@ import os
 import pathlib
 import re
 
-import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from fmd_jax import pixels
 from fmd_jax.data.options import parse_options
 from fmd_jax.data.sources import Skipped
 from fmd_jax.types import ImageExample
@@ -65,33 +65,17 @@ class Folder:
     # The digest keeps a/b.png and a_b.png apart, whatever else the folder holds.
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
     readable = re.sub(r"[^A-Za-z0-9_-]+", "_", name.rpartition(".")[0] or name)
-    image = _fit(read_rgb(path), self._max_pixels)
+    image = _fit(pixels.to_rgb(path.read_bytes()), self._max_pixels)
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=1)
     return ImageExample(f"{readable[-80:].strip('_')}-{digest}", buffer.getvalue())
 
 
-def read_rgb(path: str | os.PathLike) -> Image.Image:
-  """Reads a picture as a person sees it: upright, 8 bits, on white, first frame."""
-  with Image.open(path) as image:
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-      # 16 bits: a plain conversion would clip all but the darkest 256 values.
-      values = np.asarray(image).astype(np.float64)
-      image = Image.fromarray(np.clip(values / 257, 0, 255).round().astype(np.uint8))
-    if image.has_transparency_data:
-      image = image.convert("RGBA")
-      white = Image.new("RGBA", image.size, "white")
-      image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
-
-
 def _why_unreadable(path: pathlib.Path) -> str:
   try:
-    read_rgb(path)
-  except Exception as error:  # Pillow's readers raise nearly anything on bad bytes
-    message = str(error).replace(repr(str(path)), "the file")
-    return f"{type(error).__name__}: {message}".splitlines()[0][:200]
+    pixels.to_rgb(path.read_bytes())
+  except (OSError, ValueError) as error:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
   return ""
 
 

@@ -20,7 +20,7 @@ class Skipped:
 
 @runtime_checkable
 class Source(Protocol):
-  """A fixed sequence of images.
+  """A fixed sequence of images; several threads may ask for some at once.
 
   Attributes:
     name: the spec that opens it again.

@@ -46,14 +46,13 @@ def run(run: Run) -> None:
       banks = rewards.Banks.from_state(saved.arrays, saved.meta)
     drop_steps(run.workdir, NAME, "train", start)
     measured = Measurements(run.workdir, NAME, start)
-    source = run.batches(start)
+    source = run.prepared(run.batches(start), config.steps - start)
     steps = tqdm(range(start, config.steps), NAME, config.steps, initial=start)
 
     # ---- the loop ----------------------------------------------------------------
     for step in steps:
       clock = [time.perf_counter()]
-      images = next(source)
-      inputs = agent.prepare(images)
+      images, inputs = next(source)
       samples = agent.sample(policy_params(state, compute), inputs, run.key(step))
       texts = agent.texts(samples)
       clock.append(time.perf_counter())

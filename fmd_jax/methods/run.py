@@ -1,6 +1,7 @@
 """What every method of one run shares: its options, models, images and workdir."""
 
 import dataclasses
+import itertools
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -10,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from fmd_jax import data, rollout
-from fmd_jax.questioner.agent import Agent
+from fmd_jax.questioner.agent import Agent, Inputs
 from fmd_jax.records.writer import write_image, write_shard
 from fmd_jax.types import ImageExample
 
@@ -26,6 +27,7 @@ class Run:
     agent: the untrained questioner.
     roles: the models it plays against.
     train, heldout: images asked about while training, and afterwards.
+    workers: who read and prepare images ahead.
   """
 
   config: ml_collections.ConfigDict
@@ -35,6 +37,7 @@ class Run:
   roles: rollout.Roles
   train: data.Source
   heldout: data.Source
+  workers: data.Workers = dataclasses.field(default_factory=data.Workers)
 
   @property
   def reward(self) -> rollout.RewardOptions:
@@ -65,7 +68,21 @@ class Run:
     """This process's part of each step's images, from the step `start` on."""
     host, hosts = jax.process_index(), jax.process_count()
     size = self.config.images_per_step // hosts
-    return data.batches(self.train, size, self.config.seed, start, host, hosts)
+    return data.batches(
+      self.train, size, self.config.seed, start, host, hosts, self.workers
+    )
+
+  def prepared(
+    self, batches: Iterator[list[ImageExample]], steps: int
+  ) -> Iterator[tuple[list[ImageExample], Inputs]]:
+    """Batches for so many steps, and what the questioner sees of them.
+
+    The workers make those of the next step while this one runs.
+    """
+    some = itertools.islice(batches, max(steps, 0))
+    encoded = ((images, self.agent.encode(images, self.workers)) for images in some)
+    for images, batch in self.workers.ahead(encoded):
+      yield images, self.agent.place(batch)
 
   def judge(self, images, texts, banks, step: int) -> rollout.Rollout:
     """Answers, judges and, with banks, scores the responses of one step."""
@@ -127,10 +144,12 @@ def ask_heldout(run: Run, method: str, params, questioner_step: int) -> None:
   host, hosts = jax.process_index(), jax.process_count()
   size = max(min(run.config.images_per_step, len(run.heldout)) // hosts, 1)
   steps = len(run.heldout) // (size * hosts)
-  source = data.batches(run.heldout, size, run.config.seed, host=host, hosts=hosts)
+  source = data.batches(
+    run.heldout, size, run.config.seed, host=host, hosts=hosts, workers=run.workers
+  )
+  source = run.prepared(source, steps)
   for step in tqdm(range(steps), desc=f"{method} (unseen images)", unit="step"):
-    images = next(source)
-    inputs = run.agent.prepare(images)
+    images, inputs = next(source)
     samples = run.agent.sample(params, inputs, run.key(step, stream=1))
     result = run.judge(images, run.agent.texts(samples), None, step)
     run.write(

@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from fmd_jax import sharding
 from fmd_jax.models.config import ModelConfig
@@ -111,7 +111,12 @@ def logical_axes(path: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def param_sharding(
-  path: tuple[str, ...], shape: tuple[int, ...], mesh: Mesh, config: ModelConfig
+  path: tuple[str, ...],
+  shape: tuple[int, ...],
+  mesh: Mesh | AbstractMesh,
+  config: ModelConfig,
+  *,
+  gathered: bool = False,
 ) -> NamedSharding:
   """Where one parameter lies on a mesh; see `fmd_jax.sharding`.
 
@@ -120,12 +125,13 @@ def param_sharding(
     shape: of the whole parameter.
     mesh: from `sharding.make_mesh`.
     config: the model's, for the width of a head.
+    gathered: not cut across `fsdp`.
 
   Raises:
     KeyError: there is no such parameter.
   """
   axes = logical_axes(path)
-  if len([a for a in axes if a not in (LAYERS, DEEPSTACK)]) == 1:
+  if gathered or len([a for a in axes if a not in (LAYERS, DEEPSTACK)]) == 1:
     # A vector cut across `fsdp` would cost a gather and save nothing.
     axes = tuple(None if sharding.TABLE.get(a) == sharding.FSDP else a for a in axes)
   units = {
@@ -136,7 +142,13 @@ def param_sharding(
   return NamedSharding(mesh, sharding.spec(axes, shape, mesh, units))
 
 
-def shardings(tree: Any, mesh: Mesh, config: ModelConfig) -> Any:
+def shardings(
+  tree: Any,
+  mesh: Mesh | AbstractMesh,
+  config: ModelConfig,
+  *,
+  gathered: bool = False,
+) -> Any:
   """The sharding of each leaf of a tree that holds parameters, or what follows them.
 
   Args:
@@ -145,6 +157,7 @@ def shardings(tree: Any, mesh: Mesh, config: ModelConfig) -> Any:
       every device where there is none.
     mesh: from `sharding.make_mesh`.
     config: the model's.
+    gathered: not cut across `fsdp`.
   """
 
   def of_leaf(path: tuple, leaf: Any) -> NamedSharding:
@@ -152,7 +165,9 @@ def shardings(tree: Any, mesh: Mesh, config: ModelConfig) -> Any:
     names = names[:-1] if names[-1:] == ("value",) else names
     for start in range(len(names)):
       with contextlib.suppress(KeyError):
-        return param_sharding(names[start:], leaf.shape, mesh, config)
+        return param_sharding(
+          names[start:], leaf.shape, mesh, config, gathered=gathered
+        )
     return NamedSharding(mesh, jax.sharding.PartitionSpec())
 
   return jax.tree_util.tree_map_with_path(of_leaf, tree)

@@ -1,16 +1,14 @@
 """Messages and images -> token ids and patches, from a checkpoint folder's own files.
 
 Needs tokenizers, jinja2, pillow and numpy only: neither torch nor transformers.
-The patches are those of transformers' `Qwen2VLImageProcessorPil`, bit for bit, and
-the chat string that of `apply_chat_template` (both tested).
+The patches are those of `fmd_jax.pixels`, the chat string that of transformers'
+`apply_chat_template` (tested).
 """
 
 import dataclasses
 import datetime
 import functools
-import io
 import json
-import math
 import os
 import pathlib
 from collections.abc import Sequence
@@ -21,15 +19,14 @@ import jinja2.ext
 import jinja2.sandbox
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
 import tokenizers
 
+from fmd_jax import pixels
 from fmd_jax.models.buckets import bucket
+from fmd_jax.pixels import Image, ImageSettings
 
 IMAGE_TOKEN = "<|image_pad|>"
-MAX_ASPECT_RATIO = 200
 
-Image = PIL.Image.Image | np.ndarray | bytes
 Messages = list[dict[str, Any]]
 
 # What transformers' class assumes where preprocessor_config.json is silent.
@@ -50,21 +47,6 @@ _CLASS_DEFAULTS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageSettings:
-  """How pixels become patches; areas in pixels, `mean` and `std` per channel."""
-
-  patch_size: int
-  merge_size: int
-  temporal_patch_size: int
-  min_pixels: int
-  max_pixels: int
-  resample: int
-  rescale_factor: float
-  mean: tuple[float, float, float]
-  std: tuple[float, float, float]
-
-
-@dataclasses.dataclass(frozen=True)
 class Batch:
   """Prompts ready for the model.
 
@@ -80,93 +62,6 @@ class Batch:
   lengths: np.ndarray
   pixel_values: np.ndarray
   image_grid_thw: np.ndarray
-
-
-def smart_resize(
-  height: int, width: int, factor: int, min_pixels: int, max_pixels: int
-) -> tuple[int, int]:
-  """The size a Qwen-VL model sees an image in, as in Qwen2-VL's image processor.
-
-  Args:
-    height: of the image, in pixels.
-    width: of the image, in pixels.
-    factor: both sides become multiples of it (patch size · merge size).
-    min_pixels: least area.
-    max_pixels: greatest area.
-
-  Returns:
-    (height, width).
-
-  Raises:
-    ValueError: one side is more than 200 times the other.
-  """
-  if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
-    raise ValueError(
-      f"an image of {width}x{height}: one side is more than {MAX_ASPECT_RATIO} times "
-      "the other"
-    )
-  # Python's round, half to even: 42/28 = 1.5 -> 2, but 70/28 = 2.5 -> 2.
-  new_height = round(height / factor) * factor
-  new_width = round(width / factor) * factor
-  if new_height * new_width > max_pixels:
-    shrink = math.sqrt((height * width) / max_pixels)
-    new_height = max(factor, math.floor(height / shrink / factor) * factor)
-    new_width = max(factor, math.floor(width / shrink / factor) * factor)
-  elif new_height * new_width < min_pixels:
-    grow = math.sqrt(min_pixels / (height * width))
-    new_height = math.ceil(height * grow / factor) * factor
-    new_width = math.ceil(width * grow / factor) * factor
-  return new_height, new_width
-
-
-def to_rgb(image: Image) -> PIL.Image.Image:
-  """Any image as upright 8-bit RGB.
-
-  EXIF rotation is applied, transparency is laid on white, 16-bit values keep their
-  high byte (Pillow's own conversion would clip them to white).
-
-  Args:
-    image: an encoded file, a PIL image, or an array [H, W], [H, W, 1|3|4] of uint8,
-      uint16, or floats in [0, 1].
-
-  Raises:
-    ValueError: it is not an image, or it is cut short.
-  """
-  if isinstance(image, bytes | bytearray):
-    try:
-      image = PIL.Image.open(io.BytesIO(image))
-      image.load()
-    except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-      raise ValueError(f"not a readable image: {error}") from error
-  elif isinstance(image, np.ndarray):
-    image = PIL.Image.fromarray(_to_uint8(image))
-  image = PIL.ImageOps.exif_transpose(image)
-  if image.mode in ("F", "I") or image.mode.startswith("I;16"):
-    image = PIL.Image.fromarray(_to_uint8(np.asarray(image)))
-  if "A" in image.getbands() or image.info.get("transparency") is not None:
-    image = image.convert("RGBA")
-    white = PIL.Image.new("RGBA", image.size, (255, 255, 255, 255))
-    image = PIL.Image.alpha_composite(white, image)
-  return image.convert("RGB")
-
-
-def _to_uint8(array: np.ndarray) -> np.ndarray:
-  if array.ndim == 3 and array.shape[-1] == 1:
-    array = array[..., 0]
-  if array.ndim != 2 and not (array.ndim == 3 and array.shape[-1] in (3, 4)):
-    raise ValueError(f"an image array must be [H, W] or [H, W, 1|3|4]: {array.shape}")
-  if array.dtype == np.uint8:
-    return array
-  low, high = array.min(), array.max()
-  if array.dtype.kind == "f" and low >= 0 and high <= 1:
-    return np.round(array * 255).astype(np.uint8)
-  # uint16 is 16-bit whatever it holds; wider integers (Pillow's mode "I") only say
-  # so by their values.
-  if array.dtype == np.uint16 or (low >= 0 and 255 < high <= 65535):
-    return (array.astype(np.int64) >> 8).astype(np.uint8)
-  if low >= 0 and high <= 255:
-    return array.astype(np.uint8)
-  raise ValueError(f"image values {low} to {high} in {array.dtype}: no known range")
 
 
 class Processor:
@@ -202,14 +97,6 @@ class Processor:
     )
     self.pad_id = self.token_id(pad_token)
     self.image_token_id = self.token_id(IMAGE_TOKEN)
-    # [channel, value] -> normalised value: an 8-bit image knows only 256 of them. The
-    # order of roundings (float64 product, float32 the rest) is transformers'.
-    values = (np.arange(256, dtype=np.float64) * image_settings.rescale_factor).astype(
-      np.float32
-    )
-    mean = np.array(image_settings.mean, np.float32)[:, None]
-    std = np.array(image_settings.std, np.float32)[:, None]
-    self._normalised = (values - mean) / std
 
   @classmethod
   def from_folder(cls, folder: str | os.PathLike) -> "Processor":
@@ -261,29 +148,10 @@ class Processor:
     width = 3 * settings.temporal_patch_size * settings.patch_size**2
     patches, grids = [np.zeros((0, width), np.float32)], []
     for image in images:
-      one, grid = self._patches(to_rgb(image))
+      one, grid = pixels.patches(pixels.resize(image, settings), settings)
       patches.append(one)
       grids.append(grid)
     return np.concatenate(patches), np.array(grids, np.int64).reshape(-1, 3)
-
-  def _patches(self, image: PIL.Image.Image) -> tuple[np.ndarray, tuple]:
-    settings = self.image_settings
-    side, merge = settings.patch_size, settings.merge_size
-    height, width = smart_resize(
-      image.height, image.width, side * merge, settings.min_pixels, settings.max_pixels
-    )
-    if (width, height) != image.size:
-      image = image.resize((width, height), PIL.Image.Resampling(settings.resample))
-    pixels = np.asarray(image)
-    pixels = np.stack([self._normalised[c][pixels[..., c]] for c in range(3)])
-    rows, columns = height // side, width // side
-    blocks = (rows // merge, merge, side, columns // merge, merge, side)
-    patches = pixels.reshape(3, *blocks)
-    patches = patches.transpose(1, 4, 2, 5, 0, 3, 6)[:, :, :, :, :, None]
-    patches = np.broadcast_to(
-      patches, (*patches.shape[:5], settings.temporal_patch_size, side, side)
-    )
-    return patches.reshape(rows * columns, -1), (1, rows, columns)
 
   def encode(
     self,

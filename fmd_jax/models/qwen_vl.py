@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Bool, Float, Int
 
 from fmd_jax.models import layers
-from fmd_jax.models.axes import VOCAB, Array
+from fmd_jax.models.axes import EMBED, VOCAB, Array
 from fmd_jax.models.config import ModelConfig
 from fmd_jax.models.decode import Stacks, Step, make_step
 from fmd_jax.models.permute import fill
@@ -82,6 +82,9 @@ class QwenVL(nnx.Module):
       [..., D] without.
     """
     x = self.language_model.embed_tokens(input_ids)
+    # From the table's width to the tokens' batch: told in one step, the partitioner
+    # would give every device all of it.
+    x = constrain(x, *(None,) * (x.ndim - 1), EMBED)
     x = constrain(x, BATCH, "...", None)
     if image_features is None:
       return x
@@ -100,7 +103,7 @@ class QwenVL(nnx.Module):
     self,
     x: Float[Array, "B G T F"],
     positions: Int[Array, "3 B G T"],
-    mask: Bool[Array, "#B #G #T T"],
+    mask: Bool[Array, "#B #G #T T"] | None,
     prefix: KV | None = None,
     prefix_mask: Bool[Array, "B P"] | None = None,
     *,
@@ -112,7 +115,9 @@ class QwenVL(nnx.Module):
     Args:
       x: from `embed`, F or D wide. A plain forward has G = 1.
       positions: M-RoPE positions.
-      mask: which tokens of its own row a token sees; a size of 1 broadcasts.
+      mask: which tokens of its own row a token sees; a size of 1 broadcasts. None:
+        itself and those before, so that padding must be on the right; on a TPU this
+        is a fused kernel.
       prefix: keys and values [L, B, P, KV, h] of a prompt that the G rows share.
       prefix_mask: which of them are seen; needed with `prefix`.
       tap: also return the hidden state after this many layers, before any final norm

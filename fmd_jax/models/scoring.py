@@ -204,11 +204,10 @@ def completion_logprobs(
   batch, group, length = completions.shape
   prompt = prompt_ids.shape[1]
   prompt_mask = jnp.arange(prompt) < prompt_lengths[:, None]
-  causal = jnp.tril(jnp.ones((prompt, prompt), bool)) & prompt_mask[:, None, None]
   hidden, prefix = model.language(
     model.embed(prompt_ids, image_features)[:, None],
     prompt_positions[:, :, None],
-    causal,
+    None,  # causal: a prompt's padding comes after it
     remat=remat,
   )
   # The first completion token is predicted by the last token of the prompt.
@@ -224,7 +223,7 @@ def completion_logprobs(
     rest, _ = model.language(
       model.embed(completions[..., :-1], None),
       positions,
-      jnp.tril(jnp.ones((length - 1, length - 1), bool))[None, None],
+      None,
       prefix,
       prompt_mask,
       remat=remat,

@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-import ml_dtypes
+import jax.numpy as jnp
 import numpy as np
 
 from fmd_jax.models.config import ConfigError
@@ -27,7 +27,7 @@ _DTYPES = {
   "F64": np.dtype(np.float64),
   "F32": np.dtype(np.float32),
   "F16": np.dtype(np.float16),
-  "BF16": np.dtype(ml_dtypes.bfloat16),
+  "BF16": np.dtype(jnp.bfloat16),
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _MAX_HEADER_BYTES = 10**8  # the format's own limit

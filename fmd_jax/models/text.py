@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Bool, Float, Int
 
 from fmd_jax.models import layers
+from fmd_jax.models.attention import attend
 from fmd_jax.models.axes import HEADS, KV_HEADS, Array
 from fmd_jax.models.config import TextConfig
 from fmd_jax.sharding import BATCH, constrain
@@ -43,36 +44,6 @@ def mrope_angles(
   return jnp.concatenate(
     [positions[i % 3][..., None] * part for i, part in enumerate(parts)], -1
   )
-
-
-def _attend(
-  q: Float[Array, "B G T H h"],
-  own: tuple[Array, Array, Array],
-  shared: tuple[Array, Array, Array] | None,
-) -> Float[Array, "B G T H h"]:
-  """Softmax attention over the keys of a row and those its image shares.
-
-  Args:
-    q: queries.
-    own: k, v [B, G, S, KV, h] and mask [B, G, T, S] or broadcast to it.
-    shared: (k, v [B, P, KV, h], mask [B, P]) seen by every row of an image, or None.
-  """
-  shape, heads = q.shape, own[0].shape[3]
-  q = q.reshape(*shape[:3], heads, -1, shape[-1]) * shape[-1] ** -0.5
-  q = jnp.transpose(q, (0, 3, 1, 2, 4, 5))  # [B, KV, G, T, R, h]
-  # Keys and values of each part, their einsum's axes, and the mask.
-  k, v, mask = own
-  parts = [("bgskh", k, v, mask[:, None, :, :, None])]
-  if shared is not None:
-    k, v, mask = shared
-    parts.append(("bskh", k, v, mask[:, None, None, None, None]))
-  scored = []
-  for keys, k, v, mask in parts:
-    scores = jnp.einsum(
-      f"bkgtrh,{keys}->bkgtrs", q, k, preferred_element_type=jnp.float32
-    )
-    scored.append((scores, mask, f"bkgtrs,{keys}->bkgtrh", v))
-  return jnp.transpose(layers.mix(scored), (0, 2, 3, 1, 4, 5)).reshape(shape)
 
 
 class Attention(nnx.Module):
@@ -114,7 +85,7 @@ def _residual(x: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
 
 
 class DecoderLayer(nnx.Module):
-  """One layer; `shared` is as `_attend` has it."""
+  """One layer; `mask` and `shared` are as `attend` has them."""
 
   def __init__(self, config: TextConfig, dtype: Any, rngs: nnx.Rngs):
     width, scale = config.hidden_size, (2 * config.num_hidden_layers) ** -0.5
@@ -128,7 +99,7 @@ class DecoderLayer(nnx.Module):
   def __call__(self, x, cos, sin, mask, shared):
     """Returns the new x, and the keys and values of x's own tokens."""
     q, k, v = self.self_attn.qkv(self.input_layernorm(x), cos, sin)
-    x = _residual(x + self.self_attn.output(_attend(q, (k, v, mask), shared)))
+    x = _residual(x + self.self_attn.output(attend(q, k, v, mask, shared)))
     return _residual(x + self.mlp(self.post_attention_layernorm(x))), (k, v)
 
 
@@ -154,7 +125,7 @@ class TextModel(nnx.Module):
     self,
     x: Float[Array, "B G T F"],
     positions: Int[Array, "3 B G T"],
-    mask: Bool[Array, "#B #G #T T"],
+    mask: Bool[Array, "#B #G #T T"] | None,
     prefix: KV | None = None,
     prefix_mask: Bool[Array, "B P"] | None = None,
     *,

@@ -8,9 +8,10 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from fmd_jax import models, prompts, sharding
+from fmd_jax import models, pixels, prompts, sharding
+from fmd_jax.data import Workers
 from fmd_jax.models.config import from_folder
-from fmd_jax.models.processor import Processor
+from fmd_jax.models.processor import Batch, Processor
 from fmd_jax.questioner.inputs import Inputs, make_inputs
 from fmd_jax.questioner.sampler import Samples, make_sampler
 from fmd_jax.types import ImageExample
@@ -35,6 +36,7 @@ class Agent:
     max_new_tokens: int,
     temperature: float,
     mesh: Mesh | None = None,
+    gather: bool = False,
     adapt: Callable[[models.QwenVL], models.QwenVL] = lambda model: model,
   ):
     """Loads the folder.
@@ -46,10 +48,12 @@ class Agent:
       max_new_tokens: longest response.
       temperature: of the sampling.
       mesh: from `sharding.make_mesh`; None: this process's first device.
+      gather: give every device of `fsdp` all parameters while it samples.
       adapt: makes of the loaded model the one that is trained; see `models.add_lora`.
     """
     self.folder = folder
     self.mesh = mesh or sharding.make_mesh(1, 1, 1, jax.local_devices()[:1])
+    self._gather = gather and self.mesh.size > 1
     self.processor = Processor.from_folder(folder)
     config = from_folder(folder)
     where = lambda *param: models.param_sharding(*param, self.mesh, config)  # noqa: E731
@@ -72,17 +76,32 @@ class Agent:
     )
 
   def prepare(self, images: Sequence[ImageExample]) -> Inputs:
-    """Prompts, patches and the vision plan of B images; see `make_inputs`.
+    """What the model sees of B images; see `encode` and `place`."""
+    return self.place(self.encode(images, Workers()))
+
+  def encode(self, images: Sequence[ImageExample], workers: Workers) -> Batch:
+    """Prompts and patches of B images: NumPy, and no other process is asked."""
+    settings = self.processor.image_settings
+
+    def pixels_of(image: ImageExample) -> pixels.Pixels:
+      return workers.cached(
+        (image.sha256, settings),
+        lambda: pixels.resize(image.png, settings),
+        lambda seen: seen.values.nbytes,
+      )
+
+    seen = workers.map(pixels_of, images)
+    return self.processor.encode([self._messages] * len(images), [[x] for x in seen])
+
+  def place(self, batch: Batch) -> Inputs:
+    """Encoded images with positions and vision plan, on the mesh; see `make_inputs`.
 
     With several processes each gives its own images, as many as the others, and the
-    result is of all.
+    result is of all: they call this in the same order.
     """
-    batch = self.processor.encode(
-      [self._messages] * len(images), [[image.png] for image in images]
-    )
     parts, rest = divmod(sharding.batch_shards(self.mesh), jax.process_count())
     # A batch that does not split is whole on every device, and so is its plan.
-    splits = self.mesh.size > 1 and not rest and len(images) % parts == 0
+    splits = self.mesh.size > 1 and not rest and len(batch.lengths) % parts == 0
     inputs = make_inputs(
       batch.input_ids,
       batch.lengths,
@@ -100,6 +119,9 @@ class Agent:
 
   def sample(self, params: Any, inputs: Inputs, key: jax.Array) -> Samples:
     """G responses to each image; `params` is a state or a tuple of states."""
+    if self._gather:
+      where = models.shardings(params, self.mesh, self.model.config, gathered=True)
+      params = jax.device_put(params, where)
     with sharding.use(self.mesh):
       return self._sample(params, *inputs, key)
 

@@ -232,11 +232,10 @@ def make_sampler(
       raise ValueError(f"{batch} x {group_size} rows need numbers past 2^32")
     features = model.encode_images(pixel_values, plan)
     prompt_mask = jnp.arange(length) < prompt.lengths[:, None]
-    causal = jnp.tril(jnp.ones((length, length), bool)) & prompt_mask[:, None]
     hidden, prefix = model.language(
       model.embed(prompt.input_ids, features)[:, None],
       prompt.positions[:, :, None],
-      causal[:, None],
+      None,  # causal: a prompt's padding comes after it
     )
     last = jnp.take_along_axis(hidden[:, 0], prompt.lengths[:, None, None] - 1, axis=1)
     # [L, B, 1, P, KV, h] -> [L, B, P, KV, h]: one copy for the G responses.
@@ -299,28 +298,30 @@ def make_sampler(
 
   @functools.partial(jax.jit, static_argnums=(2, 3, 4))
   def regroup(context, state, images, rows, length):
-    order = jnp.argsort(state.done, axis=1, stable=True)[:, :rows]
-    kept = jnp.arange(len(order))
-    if images < len(order):
+    shape = state.done.shape
+    if images < shape[0]:
+      # Only then: where images lie on many devices, even taking all of them in their
+      # order would send every prompt's keys to all.
       kept = jnp.argsort(state.done.all(1), stable=True)[:images]
-    order = order[kept]
+      cache = decoding.take_images(state.cache, kept, shape[0])
+      prefix = jax.tree.map(lambda x: x[:, kept], context.prefix)
+      rest = jax.tree.map(
+        lambda x: x[kept],
+        (context._replace(prefix=()), state._replace(index=(), cache=())),
+      )
+      context = rest[0]._replace(prefix=prefix)
+      state = rest[1]._replace(index=state.index, cache=cache)
+    order = jnp.argsort(state.done, axis=1, stable=True)[:, :rows]
+    cache = decoding.take_rows(state.cache, order, shape[1], length)
 
     def take(x: Array) -> Array:
+      if x.ndim < 2:
+        return x
       places = order.reshape(*order.shape, *(1,) * (x.ndim - 2))
-      return jnp.take_along_axis(x[kept], places, 1)
+      return jnp.take_along_axis(x, places, 1)
 
-    of_images = lambda stacks: jax.tree.map(lambda x: x[:, kept], stacks)  # noqa: E731
-    context = Context(
-      of_images(context.prefix),
-      context.prompt_mask[kept],
-      context.next_position[kept],
-      context.images[kept],
-      take(context.rows),
-    )
-    cache = decoding.take_rows(of_images(state.cache), order, length)
-    responses = jax.tree.map(take, state.responses)
-    state = State(state.index, take(state.last), take(state.done), responses, cache)
-    return context, state
+    state = jax.tree.map(take, state._replace(cache=()))._replace(cache=cache)
+    return context._replace(rows=take(context.rows)), state
 
   @jax.jit
   def merge(responses, context, state):

@@ -87,7 +87,7 @@ def init_state(
     copy = lambda tree, dtype: jax.tree.map(  # noqa: E731
       lambda x: jnp.array(x, dtype or x.dtype, copy=True), tree
     )
-    masters = copy(params, None)
+    masters = copy(params, jnp.float32)
     ref_params = copy(params, frozen_dtype)
     made = masters, copy(frozen, frozen_dtype), ref_params, optimizer.init(masters)
     return constrain_params(made, model.config)

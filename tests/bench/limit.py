@@ -25,12 +25,12 @@ GROUP = 8
 def part(op: op_times.Op) -> str:
   """The part of the model that an operation belongs to."""
   names = " ".join(op.functions)
+  attends = {"mix", "attend", "multiplied", "_attend"} & set(op.functions)
   if "VisionTower" in names:
-    attends = "_attend" in names or "mix" in names
     return "vision, attention" if attends else "vision, rest"
   if "token_scores" in names or "unembed" in names:
     return "head"
-  if "_attend" in names or "mix" in op.functions:
+  if attends:
     return "attention"
   if "TextModel" in names:
     return "layers, rest"

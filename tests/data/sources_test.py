@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from fmd_jax import data
-from fmd_jax.data.folder import read_rgb
+from fmd_jax.pixels import to_rgb
 from fmd_jax.world import png
 
 
@@ -126,21 +126,23 @@ def test_pictures_are_read_upright_on_white_and_in_eight_bits(tmp_path):
   exif[0x0112] = 6  # the camera was turned: a reader rotates by 90 degrees
   Image.fromarray(red_left).save(tmp_path / "turned.png", exif=exif)
   # Wrong: EXIF ignored gives (4, 6, 3) with red on the left.
-  turned = np.asarray(read_rgb(tmp_path / "turned.png"))
+  turned = np.asarray(to_rgb((tmp_path / "turned.png").read_bytes()))
   assert turned.shape == (6, 4, 3)
   assert turned[0, 0, 0] == 255 and turned[5, 0, 0] == 0
 
   # Wrong: convert("RGB") shows what is stored under transparency, here black.
   save(tmp_path / "clear.png", np.zeros((4, 4, 4)))
-  assert (np.asarray(read_rgb(tmp_path / "clear.png")) == 255).all()
+  assert (np.asarray(to_rgb((tmp_path / "clear.png").read_bytes())) == 255).all()
 
   # Wrong: clipping turns 40 000 of 65 535 into white.
   deep = Image.fromarray(np.full((4, 4), 40_000, np.uint16))
   deep.save(tmp_path / "deep.png")
-  assert (np.asarray(read_rgb(tmp_path / "deep.png")) == round(40_000 / 257)).all()
+  assert (
+    np.asarray(to_rgb((tmp_path / "deep.png").read_bytes())) == round(40_000 / 257)
+  ).all()
 
   save(tmp_path / "grey.png", np.full((4, 4), 7))
-  assert np.asarray(read_rgb(tmp_path / "grey.png")).shape == (4, 4, 3)
+  assert np.asarray(to_rgb((tmp_path / "grey.png").read_bytes())).shape == (4, 4, 3)
 
 
 def test_large_pictures_are_scaled_down_in_proportion(tmp_path):

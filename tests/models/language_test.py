@@ -115,8 +115,11 @@ def test_step_reads_nothing_ahead_and_writes_one_place(stacks):
   for t in range(4):
     hidden, cache = step(x[:, :, t], positions[..., t], cache, t)
     np.testing.assert_allclose(hidden, wanted[:, :, t], atol=1e-5)
-    # [N, B, KV, G, h, S] and [N, B, KV, G, S, h] -> [L, B, G, S, KV, h]
-    keys, values = (np.concatenate(kv) for kv in zip(*cache, strict=True))
+    # [L, B, KV, G, h, S] and [L, B, KV, G, S, h] -> [L, B, G, S, KV, h]
+    keys, values = (
+      np.stack(kv).reshape(2, 2, 1, 3, *kv[0].shape[-2:])
+      for kv in zip(*cache, strict=True)
+    )
     cached = keys.transpose(0, 1, 3, 5, 2, 4), values.transpose(0, 1, 3, 4, 2, 5)
     for got, kv in zip(cached, own, strict=True):
       np.testing.assert_allclose(

@@ -1,12 +1,16 @@
 """The processor against transformers' PIL image processor and chat template."""
 
+import dataclasses
 import io
 import json
+import struct
+import zlib
 
 import numpy as np
 import PIL.Image
 import pytest
 
+from fmd_jax import pixels
 from fmd_jax.models import processor
 from tests.models import tiny
 
@@ -51,6 +55,12 @@ def _noise(height, width, channels=3, seed=0):
     (40, 900),
     (1000, 700),
     (281, 279),
+    # Tiny ones; 200 times as wide as high is the limit.
+    (1, 1),
+    (3, 500),
+    (500, 3),
+    (2, 400),
+    (4, 4),
   ],
 )
 def test_patches_equal_transformers(ours, hf_images, height, width):
@@ -118,6 +128,67 @@ def test_arrays_and_bytes_are_the_same_image(ours):
   np.testing.assert_array_equal(
     ours.images([grey[..., None]])[0], ours.images([PIL.Image.fromarray(grey)])[0]
   )
+
+
+def test_exif_as_transformers_loads_it(ours, hf_images, tmp_path):
+  # Its processor rotates nothing: its `load_image` does.
+  from transformers.image_utils import load_image
+
+  exif = PIL.Image.Exif()
+  for orientation in range(1, 9):
+    exif[0x0112] = orientation
+    path = tmp_path / "photo.jpg"
+    PIL.Image.fromarray(_noise(60, 100)).save(path, exif=exif)
+    expected = hf_images([load_image(str(path))], return_tensors="np")
+    patches, grid = ours.images([path.read_bytes()])
+    np.testing.assert_array_equal(grid, expected["image_grid_thw"])
+    np.testing.assert_array_equal(patches, expected["pixel_values"])
+
+
+def test_transparent_colour_of_a_png_is_white(ours, hf_images):
+  # A palette or RGB file may name one colour that is clear, without an alpha channel.
+  for mode, clear in (("P", 3), ("RGB", (1, 2, 3))):
+    image = PIL.Image.fromarray(_noise(60, 84) // 64).convert(mode)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", transparency=clear)
+    stored = PIL.Image.open(io.BytesIO(buffer.getvalue()))
+    expected = hf_images([stored], return_tensors="np")["pixel_values"]
+    np.testing.assert_array_equal(ours.images([buffer.getvalue()])[0], expected)
+
+
+def _png_that_claims(width, height):
+  """A few hundred bytes whose header promises that many pixels."""
+  buffer = io.BytesIO()
+  PIL.Image.new("1", (8, 8)).save(buffer, "PNG")
+  data = bytearray(buffer.getvalue())
+  data[16:24] = struct.pack(">II", width, height)
+  data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+  return bytes(data)
+
+
+@pytest.mark.parametrize("side", [12_000, 60_000])
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_bomb_is_refused_before_it_is_decoded(ours, side, monkeypatch):
+  # Pillow itself warns of the first and refuses the second.
+  monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("read"))
+  with pytest.raises(ValueError, match="more than 134217728 pixels"):
+    ours.images([_png_that_claims(side, side)])
+
+
+def test_dark_16_bit_values_are_dark_in_either_byte_order(ours):
+  # By its values alone an array that stays below 256 would be 8-bit.
+  black = ours.images([np.zeros((56, 56), np.uint8)])[0]
+  for kind in ("<u2", ">u2"):
+    np.testing.assert_array_equal(ours.images([np.full((56, 56), 200, kind)])[0], black)
+
+
+def test_prepared_pixels_are_not_resized_again(ours):
+  # The size that a size becomes may become another one in its turn.
+  settings = dataclasses.replace(ours.image_settings, min_pixels=5000, max_pixels=5000)
+  once = pixels.resize(_noise(50, 90), settings)
+  again = pixels.smart_resize(*once.values.shape[:2], 28, 5000, 5000)
+  assert again != once.values.shape[:2]
+  assert pixels.resize(once, settings) is once
 
 
 def test_16_bit_png_keeps_its_high_byte(ours):

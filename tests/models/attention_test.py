@@ -1,0 +1,50 @@
+"""The fused kernel, run without a TPU, against plain products."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fmd_jax.models import attention
+
+B, H, WIDTH = 2, 4, 128
+
+
+def case(group, length, prompt, kv_heads, seed=0):
+  rng = np.random.default_rng(seed)
+  make = lambda *shape: jnp.array(rng.normal(size=shape), jnp.float32)  # noqa: E731
+  q = make(B, group, length, H, WIDTH)
+  k, v = (make(B, group, length, kv_heads, WIDTH) for _ in range(2))
+  shared = None
+  if prompt:
+    # The second image's prompt is shorter: its padding must not be seen.
+    real = jnp.arange(prompt) < jnp.array([[prompt], [prompt // 2]])
+    shared = (*(make(B, prompt, kv_heads, WIDTH) for _ in range(2)), real)
+  return q, k, v, shared
+
+
+@pytest.mark.parametrize(
+  ("group", "length", "prompt", "kv_heads"),
+  [(1, 130, 0, 2), (3, 50, 70, 1)],
+  ids=["prompt", "responses"],
+)
+def test_fused_attention_equals_products(group, length, prompt, kv_heads):
+  # Wrong: a response sees another's tokens, a query what comes after it, a token the
+  # padding of its prompt; heads in another order.
+  q, k, v, shared = case(group, length, prompt, kv_heads)
+  causal = jnp.tril(jnp.ones((length, length), bool))[None, None]
+  weight = jnp.array(np.random.default_rng(1).normal(size=q.shape), jnp.float32)
+
+  def total(attend, *qkv):
+    out = attend(*qkv)
+    return (out * weight).sum(), out
+
+  def both(attend):
+    f = jax.value_and_grad(lambda *qkv: total(attend, *qkv), (0, 1, 2), has_aux=True)
+    (_, out), gradients = jax.jit(f)(q, k, v)
+    return out, *gradients
+
+  wanted = both(lambda *qkv: attention.multiplied(*qkv, causal, shared))
+  got = both(lambda *qkv: attention.fused(*qkv, shared, interpret=True))
+  for name, one, other in zip("oqkv", wanted, got, strict=True):
+    np.testing.assert_allclose(other, one, atol=2e-5 * np.abs(one).max(), err_msg=name)
