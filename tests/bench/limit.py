@@ -28,7 +28,7 @@ def part(op: op_times.Op) -> str:
   attends = {"mix", "attend", "multiplied", "_attend"} & set(op.functions)
   if "VisionTower" in names:
     return "vision, attention" if attends else "vision, rest"
-  if "token_scores" in names or "unembed" in names:
+  if "token_scores" in names or "unembed" in names or "_head_" in names:
     return "head"
   if attends:
     return "attention"
