@@ -9,6 +9,8 @@ Axes: B images · G responses per image · P prompt tokens · T completion token
 S keys · H heads · KV key/value heads · R = H / KV · h width of a head.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,6 +52,38 @@ def attend(
   return multiplied(q, k, v, mask, shared)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _scores(q, k, keys: str) -> Float[Array, "B KV G T R S"]:
+  """q [B, KV, G, T, R, h] times k, whose axes are `keys`, in fp32.
+
+  Autodiff has the gradient of k as a product of the scores' transpose, and XLA copies
+  all scores to turn them: the longest copy of an update. Turning the small result
+  instead halves the time of attention's gradient on a CPU.
+  """
+  return jnp.einsum(f"bkgtrh,{keys}->bkgtrs", q, k, preferred_element_type=jnp.float32)
+
+
+def _scores_forward(q, k, keys):
+  return _scores(q, k, keys), (q, k)
+
+
+def _scores_backward(keys, saved, gradient):
+  q, k = saved
+  to_q = jnp.einsum(
+    f"bkgtrs,{keys}->bkgtrh", gradient, k, preferred_element_type=jnp.float32
+  )
+  batch = (0, 1, 2) if "g" in keys else (0, 1)
+  summed = tuple(range(len(batch), 5))
+  to_k = jax.lax.dot_general(
+    q, gradient, ((summed, summed), (batch, batch)), preferred_element_type=jnp.float32
+  )
+  to_k = jnp.einsum(f"{'bkghs' if 'g' in keys else 'bkhs'}->{keys}", to_k)
+  return to_q.astype(q.dtype), to_k.astype(k.dtype)
+
+
+_scores.defvjp(_scores_forward, _scores_backward)
+
+
 def multiplied(q, k, v, mask, shared) -> Float[Array, "B G T H h"]:
   """`attend` by products, for any mask."""
   shape, heads = q.shape, k.shape[3]
@@ -62,10 +96,7 @@ def multiplied(q, k, v, mask, shared) -> Float[Array, "B G T H h"]:
     parts.append(("bskh", k, v, mask[:, None, None, None, None]))
   scored = []
   for keys, k, v, mask in parts:
-    scores = jnp.einsum(
-      f"bkgtrh,{keys}->bkgtrs", q, k, preferred_element_type=jnp.float32
-    )
-    scored.append((scores, mask, f"bkgtrs,{keys}->bkgtrh", v))
+    scored.append((_scores(q, k, keys), mask, f"bkgtrs,{keys}->bkgtrh", v))
   return jnp.transpose(layers.mix(scored), (0, 2, 3, 1, 4, 5)).reshape(shape)
 
 

@@ -86,7 +86,6 @@ def write_batch(case, path):
 
 def ours(case, freeze, clock):
   """A function that runs our update once and returns its seconds."""
-  clock = getattr(time, clock)
   optimizer = workload.adamw()
   update_fn = workload.make_update(case.model, optimizer)
   state = workload.start(case.model, optimizer, freeze)
@@ -125,7 +124,7 @@ def run(size, groups, images, freeze, repeats, python, clock):
       "scratch": str(scratch),
       "frozen_vision": "visual" in freeze,
       "threads": threads,
-      "clock": clock,
+      "clock": clock.__name__,
       "max_grad_norm": workload.MAX_GRAD_NORM,
       **workload.LOSS,
       **workload.ADAMW,
@@ -182,21 +181,18 @@ def main():
   parser.add_argument("--images", type=int, default=1, help="B")
   parser.add_argument("--repeats", type=int, default=5)
   parser.add_argument("--venv", help="the peers' environment, made when missing")
-  parser.add_argument("--cores", type=int, help="use no more than these, on both sides")
-  # A core's time is shared out to neighbours; CPU time is not. More than one thread
-  # may spend it waiting: then it says nothing.
+  # With neighbours on the machine the only seconds that say something.
   parser.add_argument("--cpu", action="store_true", help="CPU seconds of one core")
   options = parser.parse_args()
   if options.quick:
     options.sizes, options.groups, options.repeats = ["small"], [8], 2
-  cores = 1 if options.cpu else options.cores
-  os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+  clock = timing.one_core() if options.cpu else time.perf_counter
   measure = functools.partial(
     run,
     images=options.images,
     repeats=options.repeats,
     python=environment(options.venv),
-    clock="process_time" if options.cpu else "perf_counter",
+    clock=clock,
   )
   rows, results = [], {}
   for size in options.sizes:

@@ -8,7 +8,9 @@ from a trace. The last line is a JSON object; `update_roofline_share` and
 """
 
 import argparse
+import functools
 import json
+import time
 
 import jax
 import numpy as np
@@ -23,12 +25,12 @@ GROUP = 8
 def part(op: op_times.Op) -> str:
   """The part of the model that an operation belongs to."""
   names = " ".join(op.functions)
+  attends = {"mix", "attend", "multiplied", "_attend"} & set(op.functions)
   if "VisionTower" in names:
-    attends = "_attend" in names or "mix" in names
     return "vision, attention" if attends else "vision, rest"
-  if "token_scores" in names or "unembed" in names:
+  if "token_scores" in names or "unembed" in names or "_head_" in names:
     return "head"
-  if "_attend" in names or "mix" in op.functions:
+  if attends:
     return "attention"
   if "TextModel" in names:
     return "layers, rest"
@@ -102,7 +104,9 @@ def profile(update: Update) -> tuple[list[list[str]], dict[str, float]]:
   return [*rows, ["all", *ends, "100.0"]], by_stage
 
 
-def run(size: str, repeats: int) -> tuple[list[list[str]], dict[str, float]]:
+def run(
+  size: str, repeats: int, clock: timing.Clock
+) -> tuple[list[list[str]], dict[str, float]]:
   """Measures one size; prints the profile.
 
   Returns:
@@ -117,15 +121,16 @@ def run(size: str, repeats: int) -> tuple[list[list[str]], dict[str, float]]:
     grids=case.grids,
   )
   update, (prefill, sample) = Update(case), samplers(case)
-  peaks = timing.Peaks(int(4 * costs.weights(case.model)["all"]))
+  peaks = timing.Peaks(int(4 * costs.weights(case.model)["all"]), clock)
+  timed = functools.partial(timing.seconds, clock=clock)
   # The probes stand between the calls: what slows one turn slows all of it.
   times = timing.in_turns(
     {
-      "update": lambda: timing.seconds(update),
-      "peak": lambda: timing.seconds(peaks.measure),
-      "prefill": lambda: timing.seconds(prefill),
-      "sample": lambda: timing.seconds(sample),
-      "peak again": lambda: timing.seconds(peaks.measure),
+      "update": lambda: timed(update),
+      "peak": lambda: timed(peaks.measure),
+      "prefill": lambda: timed(prefill),
+      "sample": lambda: timed(sample),
+      "peak again": lambda: timed(peaks.measure),
     },
     repeats + 1,
   )
@@ -176,10 +181,12 @@ def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--sizes", nargs="+", default=["small", "medium"])
   parser.add_argument("--repeats", type=int, default=5)
+  parser.add_argument("--cpu", action="store_true", help="CPU seconds of one core")
   options = parser.parse_args()
+  clock = timing.one_core() if options.cpu else time.perf_counter
   rows, summary = [], {}
   for size in options.sizes:
-    more, found = run(size, options.repeats)
+    more, found = run(size, options.repeats, clock)
     rows += more
     # The last size is the one whose shares have no suffix.
     summary |= {f"{name}_{size}": value for name, value in found.items()}

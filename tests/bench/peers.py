@@ -51,7 +51,7 @@ class Peers:
 
   def __init__(self, python: pathlib.Path, threads: int):
     self._process = subprocess.Popen(
-      [python, pathlib.Path(__file__).with_name("torch_peer.py")],
+      [python, "-P", pathlib.Path(__file__).with_name("torch_peer.py")],
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       text=True,

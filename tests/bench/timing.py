@@ -4,6 +4,7 @@ Neighbours on a shared machine come and go: what is compared is timed in turns, 
 peak is the best seen right beside what is measured against it.
 """
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -16,11 +17,23 @@ import jax.numpy as jnp
 _MATMUL = (2048, 2048, 2048)
 
 
-def seconds(call: Callable[[], Any]) -> float:
+Clock = Callable[[], float]
+
+
+def one_core() -> Clock:
+  """Keeps this process and those it starts on one core, and counts its CPU seconds.
+
+  Neighbours take none of those. More than one thread would spend them waiting as well.
+  """
+  os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
+  return time.process_time
+
+
+def seconds(call: Callable[[], Any], clock: Clock = time.perf_counter) -> float:
   """The time of one call, its arrays finished."""
-  start = time.perf_counter()
+  start = clock()
   jax.block_until_ready(call())
-  return time.perf_counter() - start
+  return clock() - start
 
 
 def in_turns(
@@ -42,13 +55,15 @@ def median(times: Mapping[str, list[float]]) -> dict[str, float]:
 class Peaks:
   """What the machine does at best, measured as often as asked."""
 
-  def __init__(self, weight_bytes: int):
+  def __init__(self, weight_bytes: int, clock: Clock = time.perf_counter):
     """Prepares the probes.
 
     Args:
       weight_bytes: of the weights that a decoding step reads: caches may hold them, so
         what is streamed must be as large.
+      clock: of the seconds.
     """
+    self._clock = clock
     m, k, n = _MATMUL
     self._a, self._b = jnp.ones((m, k)), jnp.ones((k, n))
     width = 1024
@@ -62,10 +77,10 @@ class Peaks:
   def measure(self) -> None:
     """Runs both probes once; only the best result of all counts."""
     flops = 2 * self._a.shape[0] * self._a.shape[1] * self._b.shape[1]
-    time = seconds(lambda: self._product(self._a, self._b))
-    self._flops = max(self._flops, flops / time)
-    time = seconds(lambda: self._product(self._weights, self._vector))
-    self._bandwidth = max(self._bandwidth, self._weights.nbytes / time)
+    taken = seconds(lambda: self._product(self._a, self._b), self._clock)
+    self._flops = max(self._flops, flops / taken)
+    taken = seconds(lambda: self._product(self._weights, self._vector), self._clock)
+    self._bandwidth = max(self._bandwidth, self._weights.nbytes / taken)
 
   @property
   def flops(self) -> float:

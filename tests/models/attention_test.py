@@ -61,3 +61,33 @@ def test_no_mask_is_causal_and_right_padding_changes_nothing():
   seen = np.asarray(real)[:, None]
   np.testing.assert_array_equal(np.asarray(got)[seen], np.asarray(wanted)[seen])
   assert (np.asarray(got)[~seen] != np.asarray(wanted)[~seen]).any()
+
+
+@pytest.mark.parametrize("keys", ["bgskh", "bskh"])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_gradient_of_scores_is_autodiffs(keys, dtype):
+  # A batch axis or the sum over the G rows that share keys left out would differ.
+  sizes = dict(zip("bkgtrsh", (2, 2, 3, 5, 2, 7, 4)))
+  rng = np.random.default_rng(0)
+  draw = lambda axes: jnp.asarray(  # noqa: E731
+    rng.normal(size=[sizes[a] for a in axes]), dtype
+  )
+  q, k, weights = draw("bkgtrh"), draw(keys), draw("bkgtrs").astype(jnp.float32)
+
+  def loss(scores, q, k):
+    return (scores(q, k) * weights).sum()
+
+  def plain(q, k):
+    return jnp.einsum(
+      f"bkgtrh,{keys}->bkgtrs", q, k, preferred_element_type=jnp.float32
+    )
+
+  wanted = jax.value_and_grad(loss, (1, 2))(plain, q, k)
+  found = jax.value_and_grad(loss, (1, 2))(
+    lambda q, k: attention._scores(q, k, keys), q, k
+  )
+  tolerance = 1e-6 if dtype == jnp.float32 else 1e-2
+  for x, y in zip(jax.tree.leaves(wanted), jax.tree.leaves(found), strict=True):
+    assert x.dtype == y.dtype
+    x, y = (np.asarray(z, np.float32) for z in (x, y))
+    np.testing.assert_allclose(y, x, atol=tolerance * np.abs(x).max())
