@@ -33,9 +33,10 @@ def run(run: Run) -> None:
   optimizer = training.make_optimizer(config)
   with sharding.use(agent.mesh):
     state = training.make_state(config, agent.model, optimizer)
+  agent.release()
   frozen_vision = not trains_vision(state)
   update = training.make_update(
-    config, agent.graphdef, optimizer, agent.allowed_tokens, agent.model.config
+    config, agent.graphdef, optimizer, agent.allowed_tokens, agent.config
   )
   banks, start = rewards.Banks(config.reward.prefix_length), 0
   folder = run.workdir / "checkpoints" / NAME

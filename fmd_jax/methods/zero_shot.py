@@ -6,6 +6,7 @@ themselves say where a run that was cut off goes on.
 
 import time
 
+import jax.numpy as jnp
 from flax import nnx
 from tqdm import tqdm
 
@@ -13,6 +14,7 @@ from fmd_jax import rollout
 from fmd_jax.methods.run import Run, ask_heldout
 from fmd_jax.records.measurements import Measurements
 from fmd_jax.records.reader import steps as recorded_steps
+from fmd_jax.update import cast
 
 NAME = "zero_shot"
 
@@ -20,7 +22,7 @@ NAME = "zero_shot"
 def run(run: Run) -> None:
   """Asks, records and measures `config.steps` steps, then the unseen images."""
   config, agent = run.config, run.agent
-  params = nnx.state(agent.model)
+  params = cast(nnx.state(agent.model), jnp.dtype(config.precision.compute))
   done = set(recorded_steps(run.workdir, NAME))
   start = next(i for i in range(config.steps + 1) if i not in done)
   measured = Measurements(run.workdir, NAME, start)

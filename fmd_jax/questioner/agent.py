@@ -22,7 +22,7 @@ class Agent:
   """A Qwen2.5-VL questioner from a checkpoint folder.
 
   Attributes:
-    model: as loaded.
+    config: the model's.
     graphdef: its structure; `sample` takes the parameters.
     allowed_tokens: bool [V], what it may say.
     mesh: the devices.
@@ -55,13 +55,10 @@ class Agent:
     self.folder = folder
     self.mesh = mesh or sharding.make_mesh(1, 1, 1, jax.local_devices()[:1])
     self._gather = gather and self.mesh.size > 1
+    self._adapt, self._model = adapt, None
     self.processor = Processor.from_folder(folder)
-    config = from_folder(folder)
-    where = lambda *param: models.param_sharding(*param, self.mesh, config)  # noqa: E731
-    where = where if self.mesh.size > 1 else None
-    self.model = adapt(models.load(folder, shardings=where))
+    self.config = config = from_folder(folder)
     self.graphdef = nnx.graphdef(self.model)
-    config = self.model.config
     self.allowed_tokens = models.sampleable_tokens(
       config, self.processor.special_ids, self.processor.vocab_size
     )
@@ -75,6 +72,20 @@ class Agent:
       eos_ids=config.eos_token_ids,
       pad_id=config.pad_token_id,
     )
+
+  @property
+  def model(self) -> models.QwenVL:
+    """The model of the folder; read again after `release`."""
+    if self._model is None:
+      where = None
+      if self.mesh.size > 1:
+        where = lambda *param: models.param_sharding(*param, self.mesh, self.config)  # noqa: E731
+      self._model = self._adapt(models.load(self.folder, shardings=where))
+    return self._model
+
+  def release(self) -> None:
+    """Lets the loaded parameters go: a training has copies of its own."""
+    self._model = None
 
   def prepare(self, images: Sequence[ImageExample]) -> Inputs:
     """What the model sees of B images; see `encode` and `place`."""
@@ -108,7 +119,7 @@ class Agent:
       batch.lengths,
       batch.pixel_values,
       batch.image_grid_thw,
-      self.model.config,
+      self.config,
       parts if splits else None,
     )
     prompt, *pictures = inputs
@@ -121,7 +132,7 @@ class Agent:
   def sample(self, params: Any, inputs: Inputs, key: jax.Array) -> Samples:
     """G responses to each image; `params` is a state or a tuple of states."""
     if self._gather:
-      where = models.shardings(params, self.mesh, self.model.config, gathered=True)
+      where = models.shardings(params, self.mesh, self.config, gathered=True)
       params = jax.device_put(params, where)
     with sharding.use(self.mesh):
       return self._sample(params, *inputs, key)

@@ -5,12 +5,19 @@ M visual tokens · D width · F width of a visual token · V vocabulary.
 """
 
 from fmd_jax.update.batch import TrainBatch, microbatch_number, trim
-from fmd_jax.update.state import TrainState, init_state, policy_params, trains_vision
+from fmd_jax.update.state import (
+  TrainState,
+  cast,
+  init_state,
+  policy_params,
+  trains_vision,
+)
 from fmd_jax.update.step import make_update_fn
 
 __all__ = [
   "TrainBatch",
   "TrainState",
+  "cast",
   "init_state",
   "make_update_fn",
   "microbatch_number",

@@ -10,7 +10,7 @@ import pytest
 from fmd_jax import discover, records, rewards, rollout
 from fmd_jax.inference.engines.minilm import MiniLMEngine
 from fmd_jax.inference.engines.scripted import ScriptedEngine
-from fmd_jax.methods import grpo
+from fmd_jax.methods import grpo, training
 from fmd_jax.models.processor import Processor
 from fmd_jax.questioner.parsing import parse_response
 from fmd_jax.types import CRITERIA, ImageExample
@@ -74,7 +74,9 @@ def judged():
 def a_run(std_floor=0.0):
   processor = types.SimpleNamespace(decode=decode)
   config = small_config(**{"advantage.std_floor": std_floor})
-  agent = types.SimpleNamespace(processor=processor)
+  agent = types.SimpleNamespace(
+    processor=processor, tokens=lambda samples: (samples.tokens, samples.lengths)
+  )
   return types.SimpleNamespace(config=config, agent=agent)
 
 
@@ -137,7 +139,7 @@ def test_records_hold_what_was_credited(judged, credit, expected):
 
 def test_a_run_with_credit_per_question(tmp_path, monkeypatch):
   """What the update got, token by token, against what the rows say; our reward."""
-  batches, make_update_fn = [], grpo.make_update_fn
+  batches, make_update_fn = [], training.make_update_fn
 
   def watched(*args, **kwargs):
     update = make_update_fn(*args, **kwargs)
@@ -150,7 +152,7 @@ def test_a_run_with_credit_per_question(tmp_path, monkeypatch):
 
     return watch
 
-  monkeypatch.setattr(grpo, "make_update_fn", watched)
+  monkeypatch.setattr(training, "make_update_fn", watched)
   config = small_config(
     **{
       "methods": ("grpo",),
