@@ -10,12 +10,17 @@ object of the exponents and of the seconds a token, last over first.
 import argparse
 import json
 import math
+import pathlib
+import sys
 import time
 
 import jax
 from flax import nnx
 
 from fmd_jax.questioner import sampler
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))  # run as a script
+
 from tests.bench import timing, workload
 
 # A picture of 8 x 8 visual tokens, but for the shortest prompt.

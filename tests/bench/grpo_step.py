@@ -18,6 +18,7 @@ import json
 import os
 import pathlib
 import statistics
+import sys
 import tempfile
 import time
 
@@ -29,6 +30,9 @@ import safetensors.numpy
 from flax import nnx
 
 from fmd_jax import models
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))  # run as a script
+
 from tests.bench import timing, workload
 from tests.bench.peers import Peers, environment
 
@@ -84,6 +88,14 @@ def write_batch(case, path):
   )
 
 
+def given(group, path, images, scratch, peers):
+  """The batch of a G, which the peers are given too."""
+  case = workload.make(path, images=images, group=group)
+  write_batch(case, scratch / "batch.npz")
+  peers("batch", str(scratch / "batch.npz"))
+  return case
+
+
 def ours(case, freeze, clock):
   """A function that runs our update once and returns its seconds."""
   optimizer = workload.adamw()
@@ -131,17 +143,20 @@ def run(size, groups, images, freeze, repeats, python, clock):
     }
     trained = peers("load", settings)["trained"]
     suffix = "" if "visual" in freeze else "_vision_trained"
+    compared = {}
+    # All of them before any is timed: the peers' parameters move with every step.
     for group in groups:
-      case = workload.make(path, images=images, group=group)
-      write_batch(case, scratch / "batch.npz")
-      peers("batch", str(scratch / "batch.npz"))
-      name = f"{size}_g{group}{suffix}"
-      loss, gradient, worst = compare(case, freeze, peers, scratch)
+      case = given(group, path, images, scratch, peers)
+      compared[group] = compare(case, freeze, peers, scratch)
+      loss, gradient, worst = compared[group]
       print(
-        f"{name}: {trained} numbers trained; loss differs by {loss:.1e}, the gradient "
-        f"by at most {gradient:.1e} (in {worst})",
+        f"{size}_g{group}{suffix}: {trained} numbers trained; loss differs by "
+        f"{loss:.1e}, the gradient by at most {gradient:.1e} (in {worst})",
         flush=True,
       )
+    for group in groups:
+      case = given(group, path, images, scratch, peers)
+      name, (loss, gradient, _) = f"{size}_g{group}{suffix}", compared[group]
       calls = {"ours": ours(case, freeze, clock)}
       for peer in PEERS:
         calls[peer] = lambda peer=peer: peers("step", peer)["seconds"]

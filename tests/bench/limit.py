@@ -10,6 +10,8 @@ from a trace. The last line is a JSON object; `update_roofline_share` and
 import argparse
 import functools
 import json
+import pathlib
+import sys
 import time
 
 import jax
@@ -17,6 +19,9 @@ import numpy as np
 from flax import nnx
 
 from fmd_jax.questioner import sampler
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))  # run as a script
+
 from tests.bench import costs, op_times, timing, workload
 
 GROUP = 8

@@ -30,6 +30,9 @@ from fmd_jax import models, prompts
 from fmd_jax.models.processor import Processor
 from fmd_jax.questioner.inputs import make_inputs
 from fmd_jax.questioner.sampler import make_sampler
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))  # run as a script
+
 from tests.bench import folders
 
 HERE = pathlib.Path(__file__).parent
