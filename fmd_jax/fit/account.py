@@ -42,7 +42,7 @@ class Program(NamedTuple):
       of the output that takes the place of an argument.
     seconds: of the compilation.
     collectives: by kind, how many there are and the bytes they give; those in a loop of
-      a known length count as often as it runs, others once.
+      a known length count as often as it runs, others once. None: JAX can't read them.
     error: the compiler's, where the program is too large; sizes are then 0.
   """
 
@@ -53,7 +53,7 @@ class Program(NamedTuple):
   alias: int = 0
   temporaries: int = 0
   seconds: float = 0.0
-  collectives: dict[str, tuple[int, int]] = {}
+  collectives: dict[str, tuple[int, int]] | None = {}
   error: str = ""
 
   @property
@@ -129,8 +129,16 @@ def compile_program(
     memory.alias_size_in_bytes,
     memory.temp_size_in_bytes,
     seconds,
-    collectives(compiled.as_text()),
+    _collectives(compiled),
   )
+
+
+def _collectives(compiled: Any) -> dict[str, tuple[int, int]] | None:
+  try:
+    return collectives(compiled.as_text())
+  except jax.errors.JaxRuntimeError:
+    # libtpu 0.0.52 writes asynchronous steps for v6e that jaxlib 0.10.2 can't read.
+    return None
 
 
 def _sizes(shapes: str) -> list[int]:
@@ -198,10 +206,12 @@ def table(compiled: list[Program], capacity: float) -> str:
   rows = [(*head, "of HBM", "compile s", "collectives: count, GiB")]
   gib = lambda n: f"{n / GIB:.3f}"  # noqa: E731
   for p in compiled:
-    sent = ", ".join(
-      f"{kind} {count} {size / GIB:.2f}"
-      for kind, (count, size) in p.collectives.items()
-    )
+    sent = "not readable"
+    if p.collectives is not None:
+      sent = ", ".join(
+        f"{kind} {count} {size / GIB:.2f}"
+        for kind, (count, size) in p.collectives.items()
+      )
     sizes = (p.beside, p.arguments, p.output, p.alias, p.temporaries, p.peak)
     shown = map(gib, sizes) if not p.error else (gib(p.beside), *"-----")
     share = f"{p.peak / capacity:.0%}" if not p.error else "too large"
