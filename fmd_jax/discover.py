@@ -18,6 +18,7 @@ from fmd_jax.methods import grpo, training, zero_shot
 from fmd_jax.methods.run import Run
 from fmd_jax.models.layers import REMAT
 from fmd_jax.questioner.agent import Agent
+from fmd_jax.records import mirror
 from fmd_jax.sidecar import process
 
 METHODS = {module.NAME: module.run for module in (zero_shot, grpo)}
@@ -35,6 +36,7 @@ _MAY_DIFFER = (
   "sidecar.address",
   "sidecar.threads",
   "sidecar.deadline",
+  "watch.wandb",
 )
 _PRECISIONS = ("float32", "bfloat16")
 # Keys whose values are names of something.
@@ -56,6 +58,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   Raises:
     ValueError: names the key, the bad value and the cure.
   """
+  mirror.check(config.watch.wandb)
   unknown = [m for m in config.methods if m not in METHODS]
   if unknown or not config.methods:
     raise ValueError(
@@ -192,8 +195,9 @@ def discover(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> d
     )
 
     # ---- the methods ---------------------------------------------------------------
-    for method in config.methods:
-      METHODS[method](run)
+    with mirror.wandb_mirror(workdir, config.watch.wandb, run.run_id):
+      for method in config.methods:
+        METHODS[method](run)
 
     # ---- what they found -----------------------------------------------------------
     evaluate(

@@ -32,15 +32,17 @@ def main(argv: list[str]) -> None:
     jax.config.update("jax_compilation_cache_dir", str(_CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
   from fmd_jax import discover, report
+  from fmd_jax.report import closing
 
   try:
     metrics = discover.discover(_CONFIG.value, _WORKDIR.value)
-    page = report.build(_WORKDIR.value)
+    report.build(_WORKDIR.value)
+    found = closing.closing(_WORKDIR.value)
   except (ValueError, OSError, RuntimeError) as error:
     if logging.level_debug():
       raise
     raise SystemExit(f"error: {error}") from error
-  print(f"\n{discover.table(metrics)}\n\nReport: {page}")
+  print(f"\n{discover.table(metrics)}\n\n{found}")
 
 
 if __name__ == "__main__":
