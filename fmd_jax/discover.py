@@ -106,7 +106,9 @@ def serve_roles(
   with contextlib.ExitStack() as stack:
     check_alive = None
     if config.sidecar.address:
-      specs |= {name: f"grpc://{config.sidecar.address}/{name}" for name in local}
+      specs |= {
+        name: inference.at_sidecar(config.sidecar.address, name) for name in local
+      }
     elif local:
       log = workdir / "sidecar.log"
       sidecar = stack.enter_context(process.start(local, log=log, threads=threads))

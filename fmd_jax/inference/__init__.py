@@ -11,10 +11,14 @@ from fmd_jax.inference.protocol import (
   Reply,
   Request,
   SpecError,
+  draw_seed,
   generate_distinct,
   identity,
+  stream,
+  stream_distinct,
 )
 from fmd_jax.inference.specs import (
+  at_sidecar,
   checkpoint_folder,
   is_remote,
   load_engine,
@@ -24,6 +28,7 @@ from fmd_jax.inference.specs import (
 )
 
 __all__ = [
+  "at_sidecar",
   "checkpoint_folder",
   "Embedder",
   "Generator",
@@ -31,6 +36,7 @@ __all__ = [
   "Reply",
   "Request",
   "SpecError",
+  "draw_seed",
   "generate_distinct",
   "identity",
   "is_remote",
@@ -38,4 +44,6 @@ __all__ = [
   "needs_sidecar",
   "resolve",
   "resolve_embedder",
+  "stream",
+  "stream_distinct",
 ]

@@ -1,10 +1,22 @@
 """Model specs: one string names one model.
 
-grpc://host:port/role       a role of a running sidecar
+grpc://host:port/role       a role of a running sidecar; of several that serve the
+                            same: grpc://a:1,b:1/role. ?ca= &cert= &key= PEM files, for
+                            TLS; &tls=1 TLS by the system's authorities. The bearer
+                            token is in the environment (FMD_JAX_TOKEN).
 hf:///path or hf:///org/id  a Hugging Face checkpoint, by transformers on torch;
                             ?threads= &batch= &device= &dtype=
 hf://testbed/answerer       the same, a checkpoint of this package's testbed; a member
                             of its family but the first: hf://testbed/answerer_small
+openai://model@base_url     any endpoint of OpenAI's chat completions, base_url as in
+                            http://host:8000/v1; without it OpenAI's own
+gemini://model              a Gemini model
+                            both: the key from the environment only; ?key_env= its
+                            variable (OPENAI_API_KEY, GEMINI_API_KEY), &concurrency=16
+                            calls at once, &attempts=6, &timeout=120 seconds without a
+                            byte, &omit=temperature,seed parameters it refuses; openai:
+                            &thinks=1 its replies begin inside <think>, &limit= what it
+                            calls max_tokens
 oracle://                   the exact judge of the testbed's world
 oracle://?se=0.8&sp=0.8     the same with a known error; ?se= the probability that a
                             fault (invalid question, wrong answer) is called one,
@@ -24,7 +36,7 @@ from typing import Any
 
 from fmd_jax.inference.protocol import Embedder, Generator, SpecError
 
-_LATER = ("vllm", "openai", "gemini")
+_LATER = ("vllm",)
 
 
 def resolve(
@@ -49,9 +61,8 @@ def resolve(
   if scheme == "grpc":
     from fmd_jax.inference import client
 
-    address, role = _address(spec, rest, query)
-    connection = client.Connection(
-      address, deadline=deadline, while_waiting=while_waiting
+    connection, role = _connect(
+      spec, rest, query, deadline=deadline, while_waiting=while_waiting
     )
     return client.RemoteGenerator(connection, role)
   engine = load_engine(spec)
@@ -71,9 +82,8 @@ def resolve_embedder(
   if scheme == "grpc":
     from fmd_jax.inference import client
 
-    address, role = _address(spec, rest, query)
-    connection = client.Connection(
-      address, deadline=deadline, while_waiting=while_waiting
+    connection, role = _connect(
+      spec, rest, query, deadline=deadline, while_waiting=while_waiting
     )
     return client.RemoteEmbedder(connection, role)
   engine = load_engine(spec)
@@ -84,7 +94,7 @@ def resolve_embedder(
 
 def needs_sidecar(spec: str) -> bool:
   """Whether a spec's engine must not live in a process that runs jax."""
-  return split(spec)[0] in ("hf", "minilm", "vllm")
+  return split(spec)[0] in ("hf", "minilm", "vllm", "openai", "gemini")
 
 
 def is_remote(spec: str) -> bool:
@@ -124,13 +134,31 @@ def split(spec: str) -> tuple[str, str, dict[str, str]]:
   return scheme, rest, dict(urllib.parse.parse_qsl(query, keep_blank_values=True))
 
 
-def _address(spec: str, rest: str, query: dict[str, str]) -> tuple[str, str]:
-  _known(spec, query, ())
-  address, _, role = rest.partition("/")
-  host, _, port = address.rpartition(":")
-  if not host or not port.isdecimal() or not role or "/" in role:
-    raise SpecError(f"{spec!r} is not grpc://host:port/role")
-  return address, role
+def at_sidecar(address: str, role: str) -> str:
+  """The spec of a role of the sidecar at `host:port[,host:port][?ca=…]`."""
+  hosts, _, query = address.partition("?")
+  return f"grpc://{hosts}/{role}" + (f"?{query}" if query else "")
+
+
+def _connect(spec: str, rest: str, query: dict[str, str], **options: Any) -> tuple:
+  """The connection and the role of a grpc:// spec."""
+  from fmd_jax.inference import channel, client
+
+  _known(spec, query, ("ca", "cert", "key", "tls"))
+  addresses, _, role = rest.partition("/")
+  for address in addresses.split(","):
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not role or "/" in role:
+      raise SpecError(f"{spec!r} is not grpc://host:port/role")
+  if query.get("tls", "1") != "1":
+    raise SpecError(f"{spec!r}: tls can only be 1")
+  if ("cert" in query) != ("key" in query):
+    raise SpecError(f"{spec!r}: cert and key go together")
+  tls = None
+  if query:
+    files = (query.get(name, "") for name in ("ca", "cert", "key"))
+    tls = channel.Tls(*files)
+  return client.Connection(addresses, tls=tls, **options), role
 
 
 def _known(spec: str, query: dict[str, str], names: tuple[str, ...]) -> None:
@@ -249,8 +277,50 @@ def _minilm(spec: str, rest: str, query: dict[str, str]) -> Embedder:
   return minilm.MiniLMEngine(threads=_whole(spec, query, "threads"))
 
 
+def _openai(spec: str, rest: str, query: dict[str, str]) -> Generator:
+  from fmd_jax.inference.engines import openai
+
+  model, _, base_url = rest.rpartition("@") if "@" in rest else (rest, "", "")
+  limit, thinks = query.pop("limit", ""), query.pop("thinks", "0")
+  if thinks not in ("0", "1"):
+    raise SpecError("openai://: thinks is 0 or 1")
+  options = _api_options("openai", model, query)
+  return openai.connect(model, base_url, limit=limit, thinks=thinks == "1", **options)
+
+
+def _gemini(spec: str, rest: str, query: dict[str, str]) -> Generator:
+  from fmd_jax.inference.engines import gemini
+
+  model, _, base_url = rest.partition("@")
+  return gemini.connect(model, base_url, **_api_options("gemini", model, query))
+
+
+def _api_options(scheme: str, model: str, query: dict[str, str]) -> dict[str, Any]:
+  """Options that engines behind a web API share; no message repeats a value, which may
+  be a key."""
+  whole = ("concurrency", "attempts", "timeout")
+  unknown = sorted(set(query) - {"key_env", "omit", *whole})
+  if unknown:
+    cure = "; a key belongs into the environment" if "key" in str(unknown) else ""
+    raise SpecError(f"{scheme}://: unknown option {', '.join(unknown)}{cure}")
+  if not model:
+    raise SpecError(f"{scheme}:// names no model")
+  options: dict[str, Any] = {
+    name: value
+    for name in whole
+    if (value := _whole(f"{scheme}://{model}", query, name)) is not None
+  }
+  if "key_env" in query:
+    options["key_env"] = query["key_env"]
+  if "omit" in query:
+    options["omit"] = tuple(query["omit"].split(","))
+  return options
+
+
 _ENGINES = {
   "hf": _hf,
+  "openai": _openai,
+  "gemini": _gemini,
   "oracle": _oracle,
   "scripted": _scripted,
   "minilm": _minilm,

@@ -13,7 +13,6 @@ from fmd_jax.inference import Reply, Request
   ("spec", "says"),
   [
     ("answerer", "no scheme"),
-    ("openai://gpt@https://x", "not available yet"),
     ("vllm:///x", "not available yet"),
     ("gguf:///x", "no engine 'gguf'"),
     ("hf://relative/folder", "absolute path"),

@@ -17,6 +17,7 @@ from absl import logging
 from fmd_jax import inference
 from fmd_jax.inference import Request, client
 from fmd_jax.sidecar import process
+from tests.sidecar.conftest import picture
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -137,7 +138,7 @@ def test_a_call_survives_the_death_of_its_sidecar(script, tmp_path, said):
     free.bind(("127.0.0.1", 0))
     port = free.getsockname()[1]
   roles, log = {"a": script("slow")}, tmp_path / "s.log"
-  requests = [request(f"q{i}", b"one", bytes([i])) for i in range(3)]
+  requests = [request(f"q{i}", picture(b"one"), picture(bytes([i]))) for i in range(3)]
   first = process.start(roles, log=log, port=port)
   try:
     model = inference.resolve(first.spec("a"), deadline=200)
@@ -245,12 +246,12 @@ def test_a_frozen_sidecar_is_noticed(script, tmp_path, said, monkeypatch):
   monkeypatch.setattr(client, "_OPTIONS", tuple(options.items()))
   with process.start({"a": script("echo")}, log=tmp_path / "s.log") as sidecar:
     model = inference.resolve(sidecar.spec("a"), deadline=200)
-    expected = model.generate([request("x", b"one")])
+    expected = model.generate([request("x", picture(b"one"))])
     replies = []
     os.kill(sidecar.pid, signal.SIGSTOP)
     try:
       caller = threading.Thread(
-        target=lambda: replies.extend(model.generate([request("x", b"one")]))
+        target=lambda: replies.extend(model.generate([request("x", picture(b"one"))]))
       )
       caller.start()
       wait_for(lambda: said, 60)
