@@ -4,6 +4,7 @@ A model is named by one string (see `specs`); `resolve` turns it into something
 with `generate`, in this process or behind a sidecar: the caller cannot tell.
 """
 
+from fmd_jax.inference.budget import BudgetedGenerator, BudgetError, Ledger
 from fmd_jax.inference.protocol import (
   Embedder,
   Generator,
@@ -30,9 +31,12 @@ from fmd_jax.inference.specs import (
 __all__ = [
   "at_sidecar",
   "checkpoint_folder",
+  "BudgetedGenerator",
+  "BudgetError",
   "Embedder",
   "Generator",
   "InferenceError",
+  "Ledger",
   "Reply",
   "Request",
   "SpecError",

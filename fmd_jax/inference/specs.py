@@ -8,6 +8,9 @@ hf:///path or hf:///org/id  a Hugging Face checkpoint, by transformers on torch;
                             ?threads= &batch= &device= &dtype=
 hf://testbed/answerer       the same, a checkpoint of this package's testbed; a member
                             of its family but the first: hf://testbed/answerer_small
+vllm:///path or /org/id     the same by vLLM (GPUs; AsyncLLM): ?tensor= &data= parallel,
+                            &ray=1 its Ray executor, &dtype= &length= &sequences=
+                            &memory=0.9 &kv_mb= &images= &eager=1
 openai://model@base_url     any endpoint of OpenAI's chat completions, base_url as in
                             http://host:8000/v1; without it OpenAI's own
 gemini://model              a Gemini model
@@ -35,8 +38,6 @@ from collections.abc import Callable
 from typing import Any
 
 from fmd_jax.inference.protocol import Embedder, Generator, SpecError
-
-_LATER = ("vllm",)
 
 
 def resolve(
@@ -112,11 +113,6 @@ def load_engine(spec: str) -> Any:
     SpecError: an unknown scheme, an unknown option, a path that is not there.
   """
   scheme, rest, query = split(spec)
-  if scheme in _LATER:
-    raise SpecError(
-      f"{spec!r}: {scheme}:// is not available yet; available now: "
-      + ", ".join(f"{name}://" for name in ("grpc", *_ENGINES))
-    )
   if scheme not in _ENGINES:
     raise SpecError(
       f"{spec!r}: no engine {scheme!r}; one of "
@@ -190,13 +186,13 @@ def _probability(spec: str, query: dict[str, str], key: str) -> float:
 
 
 def checkpoint_folder(spec: str) -> str:
-  """The folder, or the hub id, that an `hf://` spec names.
+  """The folder, or the hub id, that an `hf://` or `vllm://` spec names.
 
   Raises:
-    SpecError: it is no `hf://` spec, or there is no such folder.
+    SpecError: it is neither, or there is no such folder.
   """
   scheme, rest, _ = split(spec)
-  if scheme != "hf":
+  if scheme not in ("hf", "vllm"):
     raise SpecError(f"{spec!r} names no checkpoint folder; hf:///path/to/folder does")
   if rest.startswith("testbed/"):
     package = importlib.util.find_spec("fmd_jax").submodule_search_locations[0]
@@ -209,8 +205,8 @@ def checkpoint_folder(spec: str) -> str:
     return str(assets / name)
   if not rest.startswith("/") or rest == "/":
     raise SpecError(
-      f"{spec!r}: hf:// takes an absolute path (hf:///path), a hub id "
-      "(hf:///org/name) or hf://testbed/answerer"
+      f"{spec!r}: {scheme}:// takes an absolute path ({scheme}:///path), a hub id "
+      f"({scheme}:///org/name) or {scheme}://testbed/answerer"
     )
   if pathlib.Path(rest).is_dir():
     return rest
@@ -233,10 +229,44 @@ def _hf(spec: str, rest: str, query: dict[str, str]) -> Generator:
   if options["dtype"] not in ("float32", "bfloat16", "float16"):
     raise SpecError(f"{spec!r}: dtype is one of float32, bfloat16, float16")
   folder = checkpoint_folder(spec)
-  name = rest if rest.startswith("testbed/") else rest.strip("/").split("/")[-1]
-  return hf.HFEngine(
-    folder, name=name if pathlib.Path(folder).is_dir() else folder, **options
-  )
+  return hf.HFEngine(folder, name=_folder_name(folder, rest), **options)
+
+
+def _vllm(spec: str, rest: str, query: dict[str, str]) -> Generator:
+  from fmd_jax.inference.engines import vllm
+
+  whole = ("tensor", "data", "length", "sequences", "kv_mb", "images")
+  _known(spec, query, (*whole, "ray", "eager", "dtype", "memory"))
+  options: dict[str, Any] = {
+    name: value for name in whole if (value := _whole(spec, query, name)) is not None
+  }
+  for name in ("ray", "eager"):
+    if query.get(name, "0") not in ("0", "1"):
+      raise SpecError(f"{spec!r}: {name} is 0 or 1")
+    options[name] = query.get(name) == "1"
+  if "dtype" in query:
+    options["dtype"] = query["dtype"]
+  if "memory" in query:
+    options["memory"] = _share(spec, query["memory"])
+  folder = checkpoint_folder(spec)
+  return vllm.VLLMEngine(folder, name=_folder_name(folder, rest), **options)
+
+
+def _share(spec: str, text: str) -> float:
+  try:
+    value = float(text)
+  except ValueError:
+    value = math.nan
+  if not 0 < value <= 1:
+    raise SpecError(f"{spec!r}: memory is a share of the device's, from 0 to 1")
+  return value
+
+
+def _folder_name(folder: str, rest: str) -> str:
+  """The name in records: a hub id, testbed/answerer, or the last part of a path."""
+  if not pathlib.Path(folder).is_dir():
+    return folder
+  return rest if rest.startswith("testbed/") else rest.strip("/").split("/")[-1]
 
 
 def _oracle(spec: str, rest: str, query: dict[str, str]) -> Generator:
@@ -319,6 +349,7 @@ def _api_options(scheme: str, model: str, query: dict[str, str]) -> dict[str, An
 
 _ENGINES = {
   "hf": _hf,
+  "vllm": _vllm,
   "openai": _openai,
   "gemini": _gemini,
   "oracle": _oracle,

@@ -114,6 +114,7 @@ def serve(
     status.enter_graceful_shutdown()
   finally:
     server.stop(grace=1.0).wait()
+    servicer.close()
 
 
 def _set_health(status: health.HealthServicer, value: int) -> None:

@@ -67,6 +67,11 @@ class Servicer(rpc.SidecarServicer):
       self._models[role], self._counts[role] = model, Counts()
     self._workers = {role: workers[spec] for role, spec in roles.items()}
 
+  def close(self) -> None:
+    """Ends the engines."""
+    for worker in set((self._workers or {}).values()):
+      worker.close()
+
   def reject(self) -> None:
     """Counts a call that was refused."""
     self._rejected += 1

@@ -115,6 +115,12 @@ class Worker:
         if ended:
           return
 
+  def close(self) -> None:
+    """Ends what the engine started, its processes for one."""
+    close = getattr(self.model, "close", None)
+    if close is not None:
+      close()
+
   def embed(self, texts: Sequence[str], active: Callable[[], bool]) -> Any:
     """Unit vectors [N, E]; None when the caller had left."""
 

@@ -79,8 +79,15 @@ def connect(
       raise api.TransientError(f"no answer within {timeout:.0f} s") from None
     except httpx2.ConnectError as error:
       raise api.TransientError(f"no connection: {error}", ends=True) from None
-    # The client leaves what it cannot read to whoever parses: JSON, pydantic, its own.
-    except (httpx2.HTTPError, httpx2.StreamError, ValueError) as error:
+    # The client stumbles in many ways over what it cannot read.
+    except (
+      httpx2.HTTPError,
+      httpx2.StreamError,
+      ValueError,
+      TypeError,
+      AttributeError,
+      KeyError,
+    ) as error:
       raise api.TransientError(f"the reply broke off: {error!r}") from None
 
   return api.ApiEngine(

@@ -192,4 +192,10 @@ def _broken() -> tuple[type[Exception], ...]:
   """What reading a stream raises when it ends early or is no JSON."""
   import httpx2
 
-  return (httpx2.HTTPError, httpx2.StreamError, ValueError, AttributeError)
+  return (
+    httpx2.HTTPError,
+    httpx2.StreamError,
+    ValueError,
+    TypeError,
+    AttributeError,
+  )
