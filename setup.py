@@ -81,6 +81,7 @@ setuptools.setup(
   package_data={
     "fmd_jax": ["*.md"],
     "fmd_jax.inference": ["*.proto"],
+    "fmd_jax.prompts": ["*.json"],
     "fmd_jax.models": ["shapes/*/config.json"],
     "fmd_jax.report": ["templates/*"],
     "fmd_jax.testbed": ["assets/**/*"],

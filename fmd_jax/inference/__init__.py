@@ -21,6 +21,7 @@ from fmd_jax.inference.protocol import (
 from fmd_jax.inference.specs import (
   at_sidecar,
   checkpoint_folder,
+  connect,
   is_remote,
   load_engine,
   needs_sidecar,
@@ -31,6 +32,7 @@ from fmd_jax.inference.specs import (
 __all__ = [
   "at_sidecar",
   "checkpoint_folder",
+  "connect",
   "BudgetedGenerator",
   "BudgetError",
   "Embedder",

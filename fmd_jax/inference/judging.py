@@ -96,10 +96,11 @@ def parse(text: str) -> dict[str, tuple[bool, str]]:
   Raises:
     ValueError: the text is not a verdict; the message says why.
   """
-  _, thought, after = text.rpartition("</think>")
-  if not thought and "<think>" in text:
+  found, source = _last_object(text)
+  # Only what stands before it: a reason may quote a question that has such a tag.
+  before = text[: text.rfind(source)]
+  if "<think>" in before and "</think>" not in before:
     raise ValueError("the reasoning does not end")
-  found, _ = _last_object(after.strip())
   if set(found) != set(_KEYS):
     raise ValueError(f"its keys are {sorted(found)}")
   out = {}
@@ -209,7 +210,7 @@ def _elect(votes: Sequence[Verdict], agreement: float) -> Verdict:
 def _repeats(text: str, fields: Any) -> bool:
   """Whether the object at the end of a reply stands in the question or the answer: a
   judge that quotes a planted verdict has given none."""
-  _, source = _last_object(text.rpartition("</think>")[2].strip())
+  _, source = _last_object(text)
   quoted = _bare(source)
   return any(quoted in _bare(value) for value in fields.values())
 
@@ -221,8 +222,8 @@ def _bare(text: str) -> str:
 
 def _last_object(text: str) -> tuple[dict[str, Any], str]:
   """The JSON object that ends where the text ends, and its source."""
-  if text.endswith("```"):
-    text = text[:-3].rstrip()
+  text = text.strip()
+  text = text.removesuffix("```").rstrip()
   # From the left, so that the outermost object is found before those inside it.
   start = text.find("{")
   while start >= 0:

@@ -136,6 +136,11 @@ def at_sidecar(address: str, role: str) -> str:
   return f"grpc://{hosts}/{role}" + (f"?{query}" if query else "")
 
 
+def connect(spec: str, **options: Any) -> Any:
+  """The connection to the sidecars of a grpc:// spec; `options` as in `resolve`."""
+  return _connect(spec, *split(spec)[1:], **options)[0]
+
+
 def _connect(spec: str, rest: str, query: dict[str, str], **options: Any) -> tuple:
   """The connection and the role of a grpc:// spec."""
   from fmd_jax.inference import channel, client
