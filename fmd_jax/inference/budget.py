@@ -1,7 +1,6 @@
 """What a run may spend on other models, and what it has spent."""
 
 import json
-import os
 import pathlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,8 +25,8 @@ class Ledger:
   """Counts calls, tokens and dollars of all roles in one file. Threads may share it.
 
   Args:
-    path: `spending.json` of the workdir: role -> calls, prompt_tokens, tokens, usd.
-      What earlier processes spent is read from it.
+    path: `spending.json` of the workdir, a pathlib or epath path: role -> calls,
+      prompt_tokens, tokens, usd. What earlier processes spent is read from it.
     calls: the most calls of all roles together; 0 for no limit. Replies from the cache
       are no calls.
     usd: the most dollars; 0 for no limit.
@@ -39,7 +38,7 @@ class Ledger:
 
   def __init__(
     self,
-    path: str | os.PathLike[str],
+    path: pathlib.Path,
     *,
     calls: int,
     usd: float,
@@ -50,11 +49,11 @@ class Ledger:
         "config.budget.usd is set and config.budget.prices are all 0: set the dollars "
         "for a million tokens read and written, --config.budget.prices.verifier=(2.,8.)"
       )
-    self._path, self._calls, self._usd = pathlib.Path(path), calls, usd
+    self._path, self._calls, self._usd = path, calls, usd
     self._prices, self._lock = prices, threading.Lock()
     self._asked: dict[str, int] = {}
     self._roles: dict[str, dict[str, float]] = {}
-    if self._path.is_file():
+    if self._path.exists():
       self._roles = json.loads(self._path.read_text())
 
   def total(self, count: str) -> float:
@@ -99,9 +98,9 @@ class Ledger:
       own["prompt_tokens"] += read
       own["tokens"] += written
       own["usd"] += (read * price[0] + written * price[1]) / 1e6
-      temporary = self._path.with_suffix(".tmp")
+      temporary = self._path.parent / f"{self._path.name}.tmp"
       temporary.write_text(json.dumps(self._roles, indent=2) + "\n")
-      os.replace(temporary, self._path)
+      temporary.replace(self._path)
 
 
 class BudgetedGenerator:

@@ -13,7 +13,8 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from fmd_jax.inference.engines import chat, folders
+from fmd_jax.inference.engines import chat
+from fmd_jax.inference.engines.folders import CLASSES, eos_ids, model_type, revision
 from fmd_jax.inference.protocol import Reply, Request, SpecError, draw_seed
 
 BATCH = 256
@@ -67,7 +68,7 @@ class HFEngine:
         "hf:// needs torch and transformers: pip install torch 'transformers>=5.16'"
       ) from error
     transformers.utils.logging.disable_progress_bar()
-    kind = folders.model_type(folder, transformers)
+    kind = model_type(folder, transformers)
     if threads:
       torch.set_num_threads(threads)
     if device is None:
@@ -78,7 +79,7 @@ class HFEngine:
     try:
       self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
       self._processor = pil.Qwen2VLImageProcessorPil.from_pretrained(folder)
-      model = getattr(transformers, folders.CLASSES[kind]).from_pretrained(
+      model = getattr(transformers, CLASSES[kind]).from_pretrained(
         folder, dtype=getattr(torch, dtype)
       )
     except (OSError, ValueError) as error:
@@ -88,11 +89,11 @@ class HFEngine:
     self._model = model.eval().to(device)
     self._image_id = model.config.image_token_id
     self._image_token = self._tokenizer.convert_ids_to_tokens(self._image_id)
-    self._eos = folders.eos_ids(model.generation_config, model.config, self._tokenizer)
+    self._eos = eos_ids(model.generation_config, model.config, self._tokenizer)
     self._pad_id = self._tokenizer.pad_token_id or 0
     self._pixels: OrderedDict[str, tuple[Any, Any]] = OrderedDict()
     self._pixel_bytes = 0
-    self.name, self.revision, self.settings = name, folders.revision(folder), dtype
+    self.name, self.revision, self.settings = name, revision(folder), dtype
 
   def generate(self, requests: Sequence[Request]) -> list[Reply]:
     replies = dict(self.stream(requests))
