@@ -132,4 +132,9 @@ def get_config() -> ml_collections.ConfigDict:
   c.sidecar.address = ""
   c.sidecar.threads = 0  # of torch; 0 = all cores
   c.sidecar.deadline = 600.0  # seconds to wait for one that does not answer
+
+  c.watch = ml_collections.ConfigDict()
+  # Project at Weights & Biases that shows the measurements too; "": none. TensorBoard's
+  # files are always written.
+  c.watch.wandb = ""
   return c

@@ -20,6 +20,7 @@ from fmd_jax.methods import grpo, training, zero_shot
 from fmd_jax.methods.run import Run
 from fmd_jax.models.layers import REMAT
 from fmd_jax.questioner.agent import Agent
+from fmd_jax.records import mirror
 from fmd_jax.records.files import is_remote
 from fmd_jax.sidecar import process
 from fmd_jax.stopping import Stop
@@ -39,6 +40,7 @@ _MAY_DIFFER = (
   "sidecar.address",
   "sidecar.threads",
   "sidecar.deadline",
+  "watch.wandb",
 )
 _PRECISIONS = ("float32", "bfloat16")
 # Keys whose values are names of something.
@@ -60,6 +62,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   Raises:
     ValueError: names the key, the bad value and the cure.
   """
+  mirror.check(config.watch.wandb)
   unknown = [m for m in config.methods if m not in METHODS]
   if unknown or not config.methods:
     raise ValueError(
@@ -235,8 +238,10 @@ def discover(
     )
 
     # ---- the methods ---------------------------------------------------------------
-    for method in config.methods:
-      METHODS[method](run)
+    project = "" if hosts.index() else config.watch.wandb
+    with mirror.wandb_mirror(workdir, project, run.run_id):
+      for method in config.methods:
+        METHODS[method](run)
 
     # ---- what they found -----------------------------------------------------------
     hosts.part()

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 from absl import logging
-from tqdm import tqdm
 
 from fmd_jax import evaluator, metrics, prompts
 from fmd_jax.inference import Embedder, Generator, identity
+from fmd_jax.progress import Progress
 from fmd_jax.records.files import write_atomic
 from fmd_jax.records.reader import methods, read
 from fmd_jax.records.verdicts import KeptVerdicts
@@ -70,7 +70,7 @@ def _judged(workdir, judge, rows, name, max_tokens, retries) -> Iterator[Verdict
     workdir / "evaluations" / "verdicts" / name,
     {"model": identity(judge), "prompt": prompt, **limits},
   )
-  bar = tqdm(total=len(rows), desc=f"evaluate {name}", unit="question")
+  bar = Progress(total=len(rows), desc=f"evaluate {name}", unit="question")
   for part in _batched(list(rows.itertuples())):
 
     def ask(indices: list[int], part=part) -> list[Verdict]:

@@ -46,6 +46,7 @@ def main(argv: list[str]) -> None:
     jax.config.update("jax_compilation_cache_dir", str(_CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
   from fmd_jax import discover, hosts, report, stopping
+  from fmd_jax.report import closing
 
   stop = stopping.Stop()
   try:
@@ -55,7 +56,8 @@ def main(argv: list[str]) -> None:
     metrics = discover.discover(_CONFIG.value, _WORKDIR.value, stop)
     if metrics is None:
       return
-    page = report.build(_WORKDIR.value)
+    report.build(_WORKDIR.value)
+    found = closing.closing(_WORKDIR.value)
   except hosts.Stopped as error:
     hosts.part()
     print(f"{error}: start it again to go on", file=sys.stderr)
@@ -64,7 +66,7 @@ def main(argv: list[str]) -> None:
     if logging.level_debug():
       raise
     raise SystemExit(f"error: {error}") from error
-  print(f"\n{discover.table(metrics)}\n\nReport: {page}")
+  print(f"\n{discover.table(metrics)}\n\n{found}")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ FLOORS = {
     (
       # The model says where its activations lie, so sharding is below it; it names no
       # parameter and imports nobody.
-      "types prompts world sharding pixels hosts",
+      "types prompts world sharding pixels hosts progress",
       "data models checkpoint optim inference rewards rl records stopping",
       "questioner answerer verifier evaluator metrics sidecar",
       "rollout update taxonomy",

@@ -8,13 +8,13 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from fmd_jax import rl, rollout, sharding
 from fmd_jax.methods import training
 from fmd_jax.methods.asking import Asking
 from fmd_jax.methods.keeper import Keeper
 from fmd_jax.methods.run import Run, ask_heldout
+from fmd_jax.progress import Progress
 from fmd_jax.questioner.parsing import token_slots
 from fmd_jax.questioner.sampler import Samples
 from fmd_jax.records.writer import drop_steps
@@ -44,7 +44,7 @@ def run(run: Run) -> None:
     drop_steps(run.workdir, NAME, "train", start)
     measured = run.measurements(NAME, start)
     asking = Asking(run, start, flying, policy_params(state, compute))
-    steps = tqdm(range(start, config.steps), NAME, config.steps, initial=start)
+    steps = Progress(range(start, config.steps), NAME, config.steps, initial=start)
 
     # ---- the loop ----------------------------------------------------------------
     for step in steps:

@@ -12,9 +12,9 @@ import jax
 import ml_collections
 import numpy as np
 from etils import epath
-from tqdm import tqdm
 
 from fmd_jax import data, hosts, models, rollout
+from fmd_jax.progress import Progress
 from fmd_jax.questioner.agent import Agent
 from fmd_jax.questioner.inputs import Inputs
 from fmd_jax.records.files import is_remote
@@ -220,7 +220,7 @@ def ask_heldout(run: Run, method: str, params, questioner_step: int) -> None:
     run.heldout, size, run.config.seed, start, host, count, run.workers
   )
   source = run.prepared(source, steps - start)
-  bar = tqdm(range(start, steps), f"{method} (unseen images)", steps, initial=start)
+  bar = Progress(range(start, steps), f"{method} (unseen images)", steps, initial=start)
   with run.stop.deferred():
     for step in bar:
       images, inputs = next(source)

@@ -8,10 +8,10 @@ import time
 
 import jax.numpy as jnp
 from flax import nnx
-from tqdm import tqdm
 
 from fmd_jax import rollout
 from fmd_jax.methods.run import Run, ask_heldout
+from fmd_jax.progress import Progress
 from fmd_jax.update import cast
 
 NAME = "zero_shot"
@@ -25,7 +25,7 @@ def run(run: Run) -> None:
   start = left[0] if left else config.steps
   measured = run.measurements(NAME, start)
   source = run.prepared(run.batches(start), config.steps - start)
-  bar = tqdm(range(start, config.steps), NAME, config.steps, initial=start)
+  bar = Progress(range(start, config.steps), NAME, config.steps, initial=start)
   with run.stop.deferred():
     for step in bar:
       begun = time.perf_counter()

@@ -1,6 +1,7 @@
 """The templates. A change of wording is a change of version."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 Messages = list[dict[str, Any]]
@@ -94,6 +95,14 @@ def render(role: str, **fields: Any) -> Messages:
   if role not in _TEMPLATES:
     raise ValueError(f"unknown role {role!r}; one of {', '.join(ROLES)}")
   return _TEMPLATES[role][1](**fields)
+
+
+def response(questions: Sequence[str]) -> str:
+  """The response that asks these questions, as the questioner's prompt wants it."""
+  return "".join(
+    f"<response_{i}>{question}</response_{i}>"
+    for i, question in enumerate(questions, 1)
+  )
 
 
 def version(role: str) -> str:
