@@ -99,6 +99,7 @@ def one(tmp_path_factory):
   return run(tmp_path_factory.mktemp("one") / "1", 1)
 
 
+@pytest.mark.timeout(900)  # on a machine that others use
 def test_two_processes_make_the_run_of_one(one, tmp_path):
   # Wrong: each host's own banks and prefix counts, the same images on both, keys that
   # depend on the host, a gradient of one host's rows.
@@ -106,6 +107,7 @@ def test_two_processes_make_the_run_of_one(one, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_four_processes_make_the_run_of_one(one, tmp_path):
   check(one, run(tmp_path / "4", 4), 4)
 

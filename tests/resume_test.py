@@ -19,6 +19,7 @@ def wait_for(process, pattern, workdir, seconds=240):
     time.sleep(0.02)
 
 
+@pytest.mark.timeout(900)  # on a machine that others use
 def test_a_run_that_is_killed_or_stopped_goes_on_exactly(tmp_path):
   # Wrong: a batch or a random number again, banks without the last step's failures,
   # Adam from its start, a row lost or twice, a part that is asked again and differs.
@@ -49,6 +50,7 @@ def test_a_run_that_is_killed_or_stopped_goes_on_exactly(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("staleness", [0, 1])
 def test_kills_at_random_moments(tmp_path, monkeypatch, staleness):
   # With staleness 1 a batch is in flight at each of them.
