@@ -31,11 +31,20 @@ class Roles(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-  """Longest answer and verdict in tokens, and how often a judge is asked again."""
+  """Longest answer and verdict in tokens, and how often a judge is asked.
+
+  Attributes:
+    answer_tokens, judge_tokens: longest replies.
+    retries, votes, agreement: see `judging.judge`.
+    guesses: of the text-only control, see `verifier.without_image`.
+  """
 
   answer_tokens: int
   judge_tokens: int
   retries: int
+  votes: int = 1
+  agreement: float = 0.0
+  guesses: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,12 +125,26 @@ class Judges:
   def _verify(self, part, answers: Future, seed, seconds) -> list:
     answers = answers.result()
     items = [(*pair, answer) for pair, answer in zip(part, answers, strict=True)]
+    limits = self._limits
     with _timed(seconds, "verify"):
       verdicts = verifier.judge(
         self._roles.verifier,
         items,
-        retries=self._limits.retries,
-        max_tokens=self._limits.judge_tokens,
+        retries=limits.retries,
+        max_tokens=limits.judge_tokens,
+        seed=seed,
+        votes=limits.votes,
+        agreement=limits.agreement,
+      )
+      verdicts = verifier.without_image(
+        self._roles.answerer,
+        self._roles.verifier,
+        items,
+        verdicts,
+        guesses=limits.guesses,
+        answer_tokens=limits.answer_tokens,
+        max_tokens=limits.judge_tokens,
+        retries=limits.retries,
         seed=seed,
       )
     return [(*item[1:], v) for item, v in zip(items, verdicts, strict=True)]
