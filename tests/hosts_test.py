@@ -14,8 +14,8 @@ from fmd_jax.models import tensor_files
 from tests.runs import ROOT
 
 # Four images a step, of which each process asks about its own.
-# A key's bias has no gradient but rounding, of which Adam makes a step of the full rate,
-# in some direction, unless its epsilon is above that.
+# A key's bias has no gradient but rounding, of which Adam makes a step of the full
+# rate, in some direction, unless its epsilon is above that.
 FLAGS = (
   "--config=tests/runs.py",
   "--config.images_per_step=4",
