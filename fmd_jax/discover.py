@@ -125,13 +125,17 @@ def serve_roles(
   specs = {name: config.roles[name] for name in names}
   local = {name: s for name, s in specs.items() if not inference.is_remote(s)}
   threads = config.sidecar.threads or os.cpu_count()
+  # Each process has files of its own, and its part of the budget.
+  own = f"-{hosts.index()}" if hosts.index() else ""
   ledger = inference.Ledger(
-    workdir / "spending.json",
-    calls=config.budget.calls,
-    usd=config.budget.usd,
+    workdir / f"spending{own}.json",
+    calls=-(-config.budget.calls // hosts.count()),
+    usd=config.budget.usd / hosts.count(),
     prices=config.budget.prices.to_dict(),
   )
-  kept = str(workdir / config.cache.folder) if config.cache.folder else ""
+  kept = ""
+  if config.cache.folder and not is_remote(workdir):
+    kept = str(workdir / f"{config.cache.folder}{own}")
   with contextlib.ExitStack() as stack:
     check_alive = None
     if config.sidecar.address:
@@ -142,7 +146,7 @@ def serve_roles(
       sidecar = stack.enter_context(
         process.start(
           local,
-          log=_log(stack, workdir),
+          log=_log(stack, workdir, f"sidecar{own}.log"),
           threads=threads,
           cache_folder=kept,
           cache_gb=config.cache.gb,
@@ -163,13 +167,32 @@ def serve_roles(
     }
 
 
-def _log(stack: contextlib.ExitStack, workdir: epath.Path) -> str:
-  """Where this process's sidecar writes its log: a file of this machine."""
-  name = f"sidecar-{hosts.index()}.log" if hosts.index() else "sidecar.log"
+def _log(stack: contextlib.ExitStack, workdir: epath.PathLike, name: str) -> str:
+  """Where a sidecar writes its log: a file of this machine."""
   folder = os.fspath(workdir)
   if is_remote(workdir):
     folder = stack.enter_context(tempfile.TemporaryDirectory())
   return os.path.join(folder, name)
+
+
+def _identities(models: dict, folder: str, spec: str) -> dict[str, str]:
+  """The run's models by role, as the first process has them.
+
+  Raises:
+    ValueError: another process has others.
+  """
+  own = {name: inference.identity(model) for name, model in models.items()}
+  first, *others = hosts.together(lambda: own)
+  for i, there in enumerate(others, 1):
+    for name in there:
+      if there[name] != first[name]:
+        raise ValueError(
+          f"the {name} of process {i} is {there[name]}, that of process 0 is "
+          f"{first[name]}: start their sidecars with the same models"
+        )
+  # Only one of them reads all of a checkpoint.
+  revision = hosts.from_first(lambda: hf.revision(folder))
+  return {"questioner": f"{spec}@{revision}", **first}
 
 
 def questioner_folder(spec: str) -> str:
@@ -229,12 +252,10 @@ def discover(
   )
 
   workers = data.Workers(config.data.workers, config.data.cache_mb)
-  with workers, serve_roles(config, workdir, ASKED) as models:
-    questioner = hosts.from_first(lambda: hf.revision(folder))
-    identities = {
-      "questioner": f"{config.roles.questioner}@{questioner}",
-      **{name: inference.identity(model) for name, model in models.items()},
-    }
+  # The first process alone evaluates.
+  asked = tuple(name for name in ASKED if name != "evaluator" or not hosts.index())
+  with workers, serve_roles(config, workdir, asked) as models:
+    identities = _identities(models, folder, config.roles.questioner)
     manifest = hosts.from_first(
       lambda: records.write_manifest(
         workdir,
