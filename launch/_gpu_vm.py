@@ -74,11 +74,12 @@ class GpuVm:
       self.shell.run(scp)
     self.shell.run(self.ssh(_checkout.install_text(_SETUP.value)))
 
-  def serve(self, roles: dict[str, str]) -> str:
+  def serve(self, roles: dict[str, str], variables: dict[str, str]) -> str:
     """Starts the sidecar anew, waits until its models are loaded; host:port."""
     port = _job.SIDECAR_PORT
     self.shell.run(self.ssh(_remote.stop(_RUN, 10)))
     command = _job.sidecar_command(_checkout.PYTHON, roles, port)
+    command = _job.with_environment(command, variables)
     self.shell.run(self.ssh(_remote.start(_RUN, _checkout.FOLDER, command)))
     ready = _remote.follow(_RUN, until="sidecar ready")
     if self.shell.dry_run:

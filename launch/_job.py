@@ -1,6 +1,8 @@
 """What every launcher of a run elsewhere is told, and what it runs there."""
 
+import os
 import pathlib
+import secrets
 import shlex
 from typing import NamedTuple
 
@@ -19,10 +21,15 @@ SIDECAR_ADDRESS = flags.DEFINE_string(
 )
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only print the commands.")
 YES = flags.DEFINE_bool("yes", False, "Don't ask before what can't be undone.")
+PASS_ENV = flags.DEFINE_list(
+  "pass_env", [], "Variables of this environment for the run: OPENAI_API_KEY,HF_TOKEN"
+)
 ROOT = pathlib.Path(__file__).parents[1]
 SIDECAR_PORT = 50051
 # What launch.discover ends with when it was asked to stop and can go on.
 STOPPED = 75
+# By it a sidecar knows its callers.
+TOKEN = "FMD_JAX_TOKEN"
 
 
 class Job(NamedTuple):
@@ -65,12 +72,12 @@ def read_job(argv: list[str]) -> Job:
   missing = [f"--{f.name}" for f in (CONFIG, WORKDIR) if not f.value]
   if missing:
     raise app.UsageError(f"{' and '.join(missing)} must be given")
-  config = resolve(CONFIG.value, overrides(argv))
   if not (ROOT / CONFIG.value.partition(":")[0]).resolve().is_relative_to(ROOT):
     raise SystemExit(
       f"error: --config {CONFIG.value} is outside {ROOT}, which is all that is sent: "
       "put the file into configs/"
     )
+  config = resolve(CONFIG.value, overrides(argv))
   job = Job(CONFIG.value, WORKDIR.value, overrides(argv), config)
   return job.at_sidecar(SIDECAR_ADDRESS.value) if SIDECAR_ADDRESS.value else job
 
@@ -81,6 +88,32 @@ def read_action(argv: list[str], actions: dict) -> str:
   if len(given) > 1 or (given and given[0] not in actions):
     raise app.UsageError(f"{' '.join(given)}: give one of {', '.join(actions)}")
   return given[0] if given else next(iter(actions))
+
+
+def environment(dry_run: bool, serves: bool) -> dict[str, str]:
+  """The variables that trainer and sidecar get; a dry run keeps their values back.
+
+  Args:
+    dry_run: whether they are only shown.
+    serves: whether a sidecar is made, which has to know its callers: by the token of
+      this environment, or by a new one.
+
+  Raises:
+    SystemExit: one of --pass_env is not set.
+  """
+  missing = [name for name in PASS_ENV.value if name not in os.environ]
+  if missing:
+    raise SystemExit(f"error: --pass_env: {', '.join(missing)} is not set")
+  found = {name: os.environ[name] for name in PASS_ENV.value}
+  token = os.environ.get(TOKEN) or (secrets.token_hex(16) if serves else "")
+  found |= {TOKEN: token} if token else {}
+  return dict.fromkeys(found, "SECRET") if dry_run else found
+
+
+def with_environment(command: list[str], variables: dict[str, str]) -> list[str]:
+  """The command, which sets the variables first."""
+  each = [f"{name}={value}" for name, value in variables.items()]
+  return ["env", *each, *command] if each else command
 
 
 def sidecar_command(python: str, roles: dict[str, str], port: int) -> list[str]:

@@ -62,8 +62,9 @@ def manifest(
   restarts: int,
   spot: bool,
   account: str | None,
+  variables: dict[str, str],
 ) -> dict[str, Any]:
-  """A List of the JobSet and, with a sidecar, of the service it is found by.
+  """A List of the JobSet, a secret and, with a sidecar, the service it is found by.
 
   Args:
     name: of all of them.
@@ -76,7 +77,14 @@ def manifest(
     restarts: of the whole set, after a pod has failed.
     spot: whether on machines that may be taken away.
     account: the Kubernetes service account; None: the default one.
+    variables: of the environment, for all containers; kept in a secret.
   """
+  items: list[dict[str, Any]] = []
+  handed_on: dict[str, Any] = {}
+  if variables:
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}}
+    items.append(secret | {"stringData": variables})
+    handed_on = {"envFrom": [{"secretRef": {"name": name}}]}
   nodes = {
     "cloud.google.com/gke-tpu-accelerator": where.accelerator,
     "cloud.google.com/gke-tpu-topology": where.topology,
@@ -88,11 +96,12 @@ def manifest(
     # What TPU workers and jax.distributed talk over.
     "ports": [{"containerPort": port} for port in (8471, 8080, 8476)],
     "resources": {"limits": {"google.com/tpu": str(where.chips)}},
+    **handed_on,
   }
   workers = _replicated(
     "workers", where.hosts, _pod(container, nodes, spot, account), exclusive=True
   )
-  jobs, items = [workers], []
+  jobs = [workers]
   if sidecar:
     container = {
       "name": "sidecar",
@@ -102,6 +111,7 @@ def manifest(
       # Ready once its models are loaded; the service names ready pods only.
       "readinessProbe": {"grpc": {"port": port}, "periodSeconds": 5},
       "resources": {"limits": {"nvidia.com/gpu": str(gpu[1])}},
+      **handed_on,
     }
     nodes = {"cloud.google.com/gke-accelerator": gpu[0]}
     jobs.append(_replicated("sidecar", 1, _pod(container, nodes, spot, account)))

@@ -42,6 +42,7 @@ echo $! > "$HOME/{folder}/pid"
 {{ wait $!; echo $? > "$HOME/{folder}/exit"; }} 2>/dev/null
 """
   return f"""
+umask 077
 mkdir -p "$HOME/{folder}" && cd "$HOME/{folder}" || exit
 {_ALIVE.strip()}
 if alive; then echo "$(hostname): a command is under way"; exit {RUNNING}; fi

@@ -9,7 +9,7 @@ ACTION is one of
   run       apply the manifest and follow the workers to their end (the default)
   manifest  print it: TPU workers, GPU sidecar, headless service
   logs      follow the workers; Ctrl-C ends the showing only
-  delete    delete the JobSet and the service
+  delete    delete the JobSet, the service and the secret
 
 The image holds this checkout and its packages (`launch/Dockerfile`). With
 `--sidecar_gpu` all roles that the config names as local models are served by a GPU pod.
@@ -53,8 +53,8 @@ def kubectl(*arguments: str) -> list[str]:
   return ["kubectl", *arguments, *own]
 
 
-def make(argv: list[str]) -> dict:
-  """The manifest that the flags describe."""
+def make(argv: list[str], shown: bool) -> dict:
+  """The manifest that the flags describe; one that is shown keeps secrets back."""
   missing = [f"--{f.name}" for f in (_IMAGE, _TOPOLOGY) if not f.value]
   if missing:
     raise app.UsageError(f"{' and '.join(missing)} must be given")
@@ -81,6 +81,7 @@ def make(argv: list[str]) -> dict:
     _RESTARTS.value,
     _SPOT.value,
     _ACCOUNT.value,
+    _job.environment(shown, sidecar is not None),
   )
 
 
@@ -100,7 +101,7 @@ def outcome(there: dict | None) -> str | None:
 
 def run(shell: Shell, argv: list[str]) -> int:
   """Applies the manifest, unless it runs already, and follows it."""
-  text = json.dumps(make(argv), indent=2)
+  text = json.dumps(make(argv, shell.dry_run), indent=2)
   there = read_set(shell)
   if outcome(there):
     # Jobs don't start twice.
@@ -181,8 +182,8 @@ def delete(shell: Shell, argv: list[str]) -> None:
   name = _job.NAME.value
   shell.confirm(f"delete the JobSet {name} and its service, which ends the run")
   shell.run(kubectl("delete", "jobset", name, "--ignore-not-found"))
-  service = ("service", _jobset.sidecar_host(name), "--ignore-not-found")
-  shell.run(kubectl("delete", *service))
+  for kind, own in (("service", _jobset.sidecar_host(name)), ("secret", name)):
+    shell.run(kubectl("delete", kind, own, "--ignore-not-found"))
 
 
 def main(argv: list[str]) -> None:
@@ -196,7 +197,7 @@ def main(argv: list[str]) -> None:
 
 _ACTIONS = {
   "run": run,
-  "manifest": lambda shell, argv: print(json.dumps(make(argv), indent=2)),
+  "manifest": lambda shell, argv: print(json.dumps(make(argv, True), indent=2)),
   "logs": lambda shell, argv: follow(shell),
   "delete": delete,
 }

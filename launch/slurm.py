@@ -22,6 +22,7 @@ environment that they see too:
     pip install -c requirements.lock 'jax[cuda12]'
 """
 
+import os
 import pathlib
 import re
 import shlex
@@ -130,6 +131,8 @@ def run(shell: Shell, argv: list[str]) -> int:
     print(f"sbatch --parsable <<'END'\n{text}END")
     return follow(shell, "JOB", folder)
   folder.mkdir(parents=True, exist_ok=True)
+  # sbatch hands this environment on to the job, and no secret gets into the script.
+  os.environ.update(_job.environment(False, bool(_SIDECAR_GPUS.value)))
   said = shell.run(["sbatch", "--parsable"], stdin=text)
   number = said.strip().partition(";")[0]
   shell.note(f"job {number}")

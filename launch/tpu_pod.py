@@ -168,14 +168,15 @@ class Pod:
       self.shell.run(self.scp(path))
     self.shell.run(self.ssh("all", _checkout.install_text()))
 
-  def start(self, job: _job.Job) -> None:
-    """Starts the run on all workers."""
+  def start(self, job: _job.Job, variables: dict[str, str]) -> None:
+    """Starts the run on all workers, with these environment variables."""
     if self.workers() > 1 and "://" not in job.workdir and not _SHARED.value:
       raise ToolError(
         f"--workdir {job.workdir} is on each worker's own disk: use gs://BUCKET/PATH, "
         "or say --shared_workdir if it is a mounted disk of them all"
       )
     command = job.command(_checkout.PYTHON, "--coordinator=auto")
+    command = _job.with_environment(command, variables)
     text = _remote.start(_RUN, _checkout.FOLDER, command)
     try:
       self.shell.run(self.ssh("all", text))
@@ -266,9 +267,11 @@ def _install(pod: Pod, argv: list[str]) -> None:
 
 def _start(pod: Pod, argv: list[str], job: _job.Job | None = None) -> None:
   job = job or _job.read_job(argv)
-  if _gpu_vm.NAME.value and job.served:
-    job = job.at_sidecar(_gpu_vm.GpuVm(pod.shell).serve(job.served))
-  pod.start(job)
+  serves = bool(_gpu_vm.NAME.value and job.served)
+  variables = _job.environment(pod.shell.dry_run, serves)
+  if serves:
+    job = job.at_sidecar(_gpu_vm.GpuVm(pod.shell).serve(job.served, variables))
+  pod.start(job, variables)
 
 
 def _delete(pod: Pod, argv: list[str]) -> None:

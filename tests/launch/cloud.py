@@ -13,6 +13,7 @@ FAKES = {"gcloud": "gcloud", "kubectl": "kubectl"} | dict.fromkeys(SLURM, "slurm
 # of a run whose $FAKE_CLOUD/die names a worker: that one dies, the others wait for it,
 # as JAX would, until they are told to stop.
 PROGRAM = """#!/bin/bash
+echo "${FMD_JAX_TOKEN-none}" > "$HOME/token"
 case "$2" in launch.sidecar)
   echo "$@" > "$HOME/served"
   trap 'echo sidecar stopped; exit 0' TERM
@@ -39,7 +40,7 @@ class Cloud:
   """The folder of the cloud, and the launchers run against it."""
 
   def __init__(self, folder, *tools):
-    self.folder = folder
+    self.folder, self.tools = folder, tools
     folder.mkdir()
     (folder / "python").write_text(PROGRAM)
     (folder / "bin").mkdir()
@@ -63,9 +64,11 @@ class Cloud:
 
   @property
   def environment(self):
-    paths = [str(self.folder / "bin"), os.environ["PATH"]]
+    # Without fakes nothing is found: the real tools may be on this machine.
+    own = str(self.folder / "bin")
+    path = os.pathsep.join([own, os.environ["PATH"]]) if self.tools else own
     return os.environ | {
-      "PATH": os.pathsep.join(paths),
+      "PATH": path,
       "FAKE_CLOUD": str(self.folder),
       "PYTHONPATH": str(ROOT),
       "PYTHONDONTWRITEBYTECODE": "1",

@@ -26,10 +26,11 @@ def cluster(tmp_path):
   return made
 
 
-def make(gpu=("nvidia-l4", 1), spot=True, account="me", sidecar=("serve",)):
+def make(gpu=("nvidia-l4", 1), spot=True, sidecar=("serve",), variables=None):
   where = _jobset.parse_slice("v5e:4x4", 4)
   arguments = ("run", "image", where, ["train"], sidecar and list(sidecar), 50051)
-  return _jobset.manifest(*arguments, gpu, 10, spot, account)
+  variables = {"FMD_JAX_TOKEN": "t"} if variables is None else variables
+  return _jobset.manifest(*arguments, gpu, 10, spot, "me", variables)
 
 
 def missing(ours, parsed, path=""):
@@ -65,23 +66,24 @@ def unknown(item):
 @pytest.mark.parametrize("spot", [True, False])
 def test_the_manifests_fit_the_published_schemas(sidecar, spot):
   items = make(sidecar=sidecar, spot=spot)["items"]
-  assert [i["kind"] for i in items] == ["Service", "JobSet"][not sidecar :]
+  kinds = [i["kind"] for i in items]
+  assert kinds == ["Secret", *(["Service"] if sidecar else []), "JobSet"]
   for item in items:
-    assert unknown(item) == []
+    assert item["kind"] == "Secret" or unknown(item) == []
 
 
 def test_the_schemas_see_a_mistake():
-  item = make()["items"][1]
+  item = make()["items"][-1]
   item["spec"]["failurePolicy"] = {"maxRestart": 3}
   assert unknown(item) == [".spec.failurePolicy.maxRestart"]
-  item = make()["items"][1]
+  item = make()["items"][-1]
   item["spec"]["replicatedJobs"][0]["template"]["spec"]["parallelism"] = "4"
   with pytest.raises(ValueError):
     unknown(item)
 
 
 def test_parts_of_the_manifest_find_each_other():
-  service, jobset = make()["items"]
+  secret, service, jobset = make()["items"]
   workers, sidecar = jobset["spec"]["replicatedJobs"]
   name = jobset["metadata"]["name"]
   # The labels that the JobSet controller gives to pods.
@@ -95,8 +97,13 @@ def test_parts_of_the_manifest_find_each_other():
   spec = workers["template"]["spec"]
   # 16 chips, 4 a host; one pod too few would wait for the others for ever.
   assert (spec["parallelism"], spec["completions"], spec["backoffLimit"]) == (4, 4, 0)
-  limits = spec["template"]["spec"]["containers"][0]["resources"]["limits"]
-  assert limits == {"google.com/tpu": "4"}
+  for each in (workers, sidecar):  # who do not know the token don't know each other
+    (container,) = each["template"]["spec"]["template"]["spec"]["containers"]
+    assert container["envFrom"] == [{"secretRef": secret["metadata"]}]
+  container = spec["template"]["spec"]["containers"][0]
+  assert container["resources"]["limits"] == {"google.com/tpu": "4"}
+  (alone,) = make(sidecar=None, variables={})["items"]
+  assert "envFrom" not in json.dumps(alone)
   assert jobset["spec"]["successPolicy"]["targetReplicatedJobs"] == [workers["name"]]
   for each in (workers, sidecar):
     assert re.fullmatch(r"[a-z0-9-]{1,63}", f"{name}-{each['name']}-0-0")
@@ -115,7 +122,9 @@ def test_a_run_over_a_restart(cluster):
   assert "[pod/run-workers-0-0] step 0" in run.stdout
   assert "# started again, 1 of 10 times" in run.stdout
   items = cluster.kube()["items"]
-  assert set(items) == {"service/run-sidecar", "jobset/run"}
+  assert set(items) == {"secret/run", "service/run-sidecar", "jobset/run"}
+  token = items["secret/run"]["stringData"]["FMD_JAX_TOKEN"]
+  assert len(token) == 32 and token not in run.stdout
   jobs = items["jobset/run"]["spec"]["replicatedJobs"]
   commands = [j["template"]["spec"]["template"]["spec"]["containers"][0] for j in jobs]
   assert commands[0]["command"][-2:] == [

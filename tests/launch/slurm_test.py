@@ -52,6 +52,10 @@ def test_a_job_runs_to_its_end(cluster):
     assert "-m launch.discover --config=configs/quickstart.py" in started
     assert started.endswith("--config.steps=9 --config.sidecar.address=gpu7:50051")
   assert "finished" in run.stdout and "# job 101: COMPLETED" in run.stdout
+  token = cluster.lines("task-0", "1", "token")
+  assert len(token[0]) == 32 and cluster.lines("task-1", "0", "token") == token
+  # `scontrol write batch_script` shows it to others.
+  assert token[0] not in (cluster.folder / "jobs" / "101" / "script").read_text()
   (served,) = cluster.lines("task-0", "1", "served")
   assert "--role=answerer=hf://testbed/answerer" in served
   # A sidecar that outlived the trainer would hold a GPU node for nothing.

@@ -1,6 +1,8 @@
 """launch.tpu_pod as a user starts it, against a gcloud that makes no machine."""
 
+import os
 import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -16,6 +18,11 @@ WHAT = (
   "--workdir=gs://bucket/run",
   "--config.steps=9",
 )
+OPTIONS = [
+  (),
+  ("--queued", "--spot", "--valid_until=6h", "--project=p", "--service_account=a@b"),
+  ("--sidecar_vm=judge", "--internal_ips", "--network=n", "--subnetwork=s"),
+]
 DISCOVER = (
   "-m launch.discover --config=configs/quickstart.py --workdir=gs://bucket/run "
   "--coordinator=auto --config.steps=9"
@@ -40,14 +47,7 @@ def verbs(calls):
   return [v for v in each if not v.endswith("describe")]
 
 
-@pytest.mark.parametrize(
-  "options",
-  [
-    (),
-    ("--queued", "--spot", "--valid_until=6h", "--project=p", "--service_account=a@b"),
-    ("--sidecar_vm=judge", "--internal_ips", "--network=n", "--subnetwork=s"),
-  ],
-)
+@pytest.mark.parametrize("options", OPTIONS)
 def test_a_dry_run_prints_what_the_real_tool_would_take(tmp_path, options):
   bare = cloud.Cloud(tmp_path / "cloud")  # and no gcloud
   for action in ("run", "stop", "delete"):
@@ -66,6 +66,7 @@ def test_a_dry_run_prints_what_the_real_tool_would_take(tmp_path, options):
         assert "--config.sidecar.address=ADDRESS_OF_judge:50051" in text
         # The trainer's own folder is not for the sidecar to load.
         assert "--role=questioner" not in text
+        assert text.count("FMD_JAX_TOKEN=SECRET") == 2
     else:
       assert "# asks first, unless --yes" in run.stdout
 
@@ -112,6 +113,7 @@ def test_a_worker_that_dies_is_named_and_the_same_command_goes_on(google):
   assert google.lines("pod", "worker-0", "started") == [DISCOVER] * 2
 
 
+@pytest.mark.slow
 def test_a_pod_that_was_taken_away_is_made_anew_when_told(google):
   (google.folder / "die").write_text("none: all wait")
   process = subprocess.Popen(
@@ -144,6 +146,7 @@ def test_a_pod_that_was_taken_away_is_made_anew_when_told(google):
   assert google.lines("pod", "worker-0", "started") == [DISCOVER]
 
 
+@pytest.mark.slow
 def test_a_queue_is_waited_for(google):
   google.change(queue=["WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"])
   run = google.run("tpu_pod", *PLACE, *WHAT, "--queued", "--valid_until=6h")
@@ -160,11 +163,17 @@ def test_a_queue_is_waited_for(google):
 
 def test_models_on_a_gpu_vm(google):
   options = ("--sidecar_vm=judge", "--sidecar_setup=touch $HOME/engine")
+  tokens = []
   for _ in range(2):  # the second time there is one, with other models perhaps
     run = google.run("tpu_pod", *PLACE, *WHAT, *options)
     assert run.returncode == 0, run.stdout + run.stderr
     started = google.lines("pod", "worker-0", "started")[-1]
+    # The token is new each time, and the same on both sides.
+    tokens.append(google.lines("judge", "token"))
+    assert google.lines("pod", "worker-1", "token") == tokens[-1]
+    assert tokens[-1][0] not in run.stdout
     assert started == f"{DISCOVER} --config.sidecar.address=10.9.9.9:50051"
+  assert tokens[0] != tokens[1]
   (served,) = google.lines("judge", "served")
   assert "--host=0.0.0.0" in served and "--role=embedder=minilm://" in served
   assert (google.folder / "judge" / "engine").exists()
@@ -213,6 +222,7 @@ def test_showing_can_end_before_the_run_and_stop_ends_it(google):
     (("walk", *PLACE, *WHAT), "walk: give one of run, create"),
     ((*PLACE, *WHAT, "--workdir=/tmp/x"), "is on each worker's own disk"),
     ((*PLACE, *WHAT, "--config=/etc/passwd"), "/etc/passwd"),
+    (("start", *PLACE, *WHAT, "--pass_env=NO_SUCH"), "NO_SUCH is not set"),
   ],
 )
 def test_a_mistake_is_told(google, arguments, expected):
@@ -227,6 +237,31 @@ def test_a_mistake_is_told(google, arguments, expected):
 def test_without_gcloud(tmp_path):
   run = cloud.Cloud(tmp_path / "cloud").run("tpu_pod", *PLACE, *WHAT)
   assert "gcloud is not on PATH" in run.stderr and "--dry_run" in run.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("gcloud"), reason="no real gcloud here")
+@pytest.mark.parametrize("options", OPTIONS)
+def test_the_real_tool_knows_every_argument(tmp_path, options):
+  """One unknown flag more is all that its parser refuses; it asks nobody for that."""
+  bare = cloud.Cloud(tmp_path / "cloud")
+  tried = set()
+  for action in ("run", "stop", "delete"):
+    run = bare.run("tpu_pod", action, *PLACE, *WHAT, *options, "--dry_run")
+    for words in commands(run.stdout):
+      shape = tuple(word.partition("=")[0] for word in words)
+      if shape in tried:
+        continue
+      tried.add(shape)
+      done = subprocess.run(
+        [*words, "--no-such-flag"],
+        env=os.environ | {"CLOUDSDK_CONFIG": str(tmp_path / "config")},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+      )
+      assert done.returncode == 2
+      assert "unrecognized arguments: --no-such-flag" in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize(
