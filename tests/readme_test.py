@@ -44,10 +44,16 @@ COMMANDS = commands(README)
 
 
 def filled_in(words, tmp_path):
-  """Places that the reader has to choose, as folders of this test."""
-  return [
-    re.sub(r"(?<![A-Z])DIR(?![A-Z])", str(tmp_path / "run"), word) for word in words
-  ]
+  """What the reader has to choose, chosen; variables of the environment are dropped."""
+  while "=" in words[0]:
+    words = words[1:]
+  chosen = {
+    "…": ["--config=configs/quickstart.py", f"--workdir={tmp_path / 'run'}"],
+    "N": ["2"],
+    "I": ["1"],
+  }
+  words = [own for word in words for own in chosen.get(word, [word])]
+  return [re.sub(r"\bDIR\b", str(tmp_path / "run"), word) for word in words]
 
 
 def run(words, **options):
@@ -84,6 +90,7 @@ def test_a_command_of_the_readme(words, tmp_path):
 def check_module(module, arguments, tmp_path):
   if not module.startswith("launch."):
     assert importlib.util.find_spec(module)
+    assert all((ROOT / a).is_file() for a in arguments if a.endswith(".py"))
     return
   if "--help" in arguments:
     shown = run([sys.executable, "-m", module, *arguments])
