@@ -159,9 +159,11 @@ def discover(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> d
 
   # ---- images and questioner -------------------------------------------------------
   train, heldout = data.open(config.data.train), data.open(config.data.heldout)
-  for source in (train, heldout):
-    for skipped in source.skipped:
-      logging.warning("skipped %s: %s", skipped.path, skipped.reason)
+  images = {"train": data.describe(train), "heldout": data.describe(heldout)}
+  for use, said in images.items():
+    for line in said["skipped_named"]:
+      logging.warning("%s images: skipped %s", use, line)
+    logging.info("%(images)d images of %(source)s; %(skipped)d skipped", said)
   agent = Agent(
     questioner_folder(config.roles.questioner),
     questions=config.questions_per_image,
@@ -184,6 +186,7 @@ def discover(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> d
         **{name: inference.identity(model) for name, model in models.items()},
       },
       prompts={role: prompts.version(role) for role in prompts.ROLES},
+      data=images,
       may_differ=_MAY_DIFFER,
     )
     roles = rollout.Roles(models["answerer"], models["verifier"], models["embedder"])
