@@ -1,6 +1,7 @@
 """hf://: a folder of Hugging Face `datasets`, as saved to disk or as Parquet files."""
 
 import pathlib
+from collections.abc import Sequence
 
 from fmd_jax.data.options import parse_options
 from fmd_jax.data.pictures import OPTIONS, Pictures, Raw
@@ -46,12 +47,7 @@ def load_rows(folder: pathlib.Path, split: str):
     FileNotFoundError: there is no such folder.
     ValueError: it holds no data set, or not this split.
   """
-  try:
-    import datasets
-  except ImportError as error:
-    raise ValueError(
-      f"this needs another package: pip install datasets ({error})"
-    ) from None
+  datasets = _package()
   if not folder.is_dir():
     raise FileNotFoundError(f"there is no folder {str(folder)!r}")
   if (folder / "dataset_dict.json").is_file():
@@ -59,14 +55,28 @@ def load_rows(folder: pathlib.Path, split: str):
   if (folder / "dataset_info.json").is_file() and (folder / "state.json").is_file():
     rows = datasets.load_from_disk(str(folder))
     return _of_split({str(rows.split or "the only one"): rows}, split)
-  files: dict[str, list[str]] = {}
+  files: dict[str, list[pathlib.Path]] = {}
   for path in sorted(folder.rglob("*.parquet")):
-    files.setdefault(path.name.removesuffix(".parquet").partition("-")[0], []).append(
-      str(path)
-    )
+    files.setdefault(path.stem.partition("-")[0], []).append(path)
   if not files:
     raise ValueError("it holds neither a saved data set nor Parquet files")
-  return datasets.Dataset.from_parquet(_of_split(files, split))
+  return load_parquet(_of_split(files, split))
+
+
+def load_parquet(paths: Sequence[pathlib.Path]):
+  """A `datasets.Dataset` of Parquet files of the same columns, one after another."""
+  datasets = _package()
+  return datasets.Dataset.from_parquet([str(path) for path in paths])
+
+
+def _package():
+  try:
+    import datasets
+  except ImportError as error:
+    raise ValueError(
+      f"this needs another package: pip install datasets ({error})"
+    ) from None
+  return datasets
 
 
 def _of_split(by_split: dict, split: str):
@@ -79,8 +89,7 @@ def _of_split(by_split: dict, split: str):
 
 def undecoded(rows):
   """The same rows, pictures as their files' bytes."""
-  import datasets
-
+  datasets = _package()
   for column, feature in rows.features.items():
     if isinstance(feature, datasets.Image):
       rows = rows.cast_column(column, datasets.Image(decode=False))
@@ -88,8 +97,7 @@ def undecoded(rows):
 
 
 def is_picture(feature) -> bool:
-  import datasets
-
+  datasets = _package()
   binary = isinstance(feature, datasets.Value) and "binary" in feature.dtype
   return binary or isinstance(feature, datasets.Image)
 

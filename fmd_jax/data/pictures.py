@@ -109,8 +109,12 @@ class Pictures(Generic[Key]):
   def __len__(self) -> int:
     return len(self._keys)
 
+  def key(self, index: int) -> Key:
+    """The candidate that a picture is."""
+    return self._keys[operator.index(index)]
+
   def __getitem__(self, index: int) -> ImageExample:
-    raw = self._read(self._keys[operator.index(index)])
+    raw = self._read(self.key(index))
     image = _fit(pixels.to_rgb(raw.content), self._max_pixels)
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=1)

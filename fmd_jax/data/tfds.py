@@ -12,7 +12,7 @@ from fmd_jax.data.pictures import OPTIONS, Pictures, Raw
 
 _PREPARE = (
   "prepare it once, where TensorFlow is installed: "
-  "`pip install tensorflow tensorflow-datasets array_record` and then "
+  "`pip install tensorflow tensorflow-datasets array_record importlib_resources`, then "
   "`tfds build {name} --file_format=array_record --data_dir={data_dir}`"
 )
 
