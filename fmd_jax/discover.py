@@ -195,6 +195,39 @@ def _identities(models: dict, folder: str, spec: str) -> dict[str, str]:
   return {"questioner": f"{spec}@{revision}", **first}
 
 
+def open_images(
+  config: ml_collections.ConfigDict,
+) -> tuple[dict[str, data.Source], dict[str, dict]]:
+  """Opens the images to train on and the unseen ones, and says what was left out.
+
+  Returns:
+    "train" and "heldout" -> the source, and what the manifest says of it.
+
+  Raises:
+    ValueError: a spec can't work, or processes see different images: each would take
+      its part of another order.
+  """
+  sources: dict[str, data.Source] = {}
+
+  def open_all() -> dict[str, dict]:
+    sources["train"] = data.open(config.data.train)
+    sources["heldout"] = data.open(config.data.heldout)
+    return {use: data.describe(source) for use, source in sources.items()}
+
+  images, *others = hosts.together(open_all)
+  for index, other in enumerate(others, 1):
+    if other != images:
+      raise ValueError(
+        f"process {index} sees other images than process 0: {other} there, {images} "
+        "here; give them all the same files"
+      )
+  for use, said in images.items():
+    for line in said["skipped_named"]:
+      logging.warning("%s images: skipped %s", use, line)
+    logging.info("%(images)d images of %(source)s; %(skipped)d skipped", said)
+  return sources, images
+
+
 def questioner_folder(spec: str) -> str:
   """The checkpoint folder of a trainable questioner.
 
@@ -235,10 +268,7 @@ def discover(
   hosts.from_first(lambda: records.check_config(workdir, config.to_dict(), _MAY_DIFFER))
 
   # ---- images and questioner -------------------------------------------------------
-  train, heldout = data.open(config.data.train), data.open(config.data.heldout)
-  for source in (train, heldout):
-    for skipped in source.skipped:
-      logging.warning("skipped %s: %s", skipped.path, skipped.reason)
+  sources, images = open_images(config)
   folder = questioner_folder(config.roles.questioner)
   agent = Agent(
     folder,
@@ -263,6 +293,7 @@ def discover(
         seeds={"config.seed": config.seed},
         models=identities,
         prompts={role: prompts.version(role) for role in prompts.ROLES},
+        data=images,
         may_differ=_MAY_DIFFER,
       )
     )
@@ -273,8 +304,8 @@ def discover(
       manifest["run_id"],
       agent,
       roles,
-      train,
-      heldout,
+      sources["train"],
+      sources["heldout"],
       workers,
       stop or Stop(),
       identities,
