@@ -12,7 +12,7 @@ import pandas as pd
 from absl import logging
 from tqdm import tqdm
 
-from fmd_jax import evaluator, metrics
+from fmd_jax import evaluator, metrics, prompts
 from fmd_jax.inference import Embedder, Generator
 from fmd_jax.records.files import write_atomic
 from fmd_jax.records.reader import methods, read
@@ -56,6 +56,7 @@ def evaluate(
         table[column] = pd.array(values, dtype="boolean")
       table["rationale"] = [v.rationale for v in verdicts]
       table["evaluator"] = [v.model for v in verdicts]
+      table["evaluator_prompt"] = prompts.version("evaluator")
       known = [_annotate(workdir, row) for row in rows.itertuples()]
       for column, values in zip(("truth", "skills", "cells"), zip(*known), strict=True):
         table[column] = list(values)
