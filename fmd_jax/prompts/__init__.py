@@ -8,9 +8,10 @@ more.
 import importlib.resources
 import json
 
+from fmd_jax.prompts.questioner import response
 from fmd_jax.prompts.templates import ROLES, render, version
 
-__all__ = ["ROLES", "attacks", "render", "version"]
+__all__ = ["ROLES", "attacks", "render", "response", "version"]
 
 
 def attacks() -> list[dict[str, str]]:

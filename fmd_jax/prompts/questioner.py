@@ -1,5 +1,7 @@
 """What the questioner is told. A change of wording is a change of version."""
 
+from collections.abc import Sequence
+
 VERSION = "questioner/1"
 _SYSTEM = (
   "You look for questions about an image that a vision-language model answers wrongly."
@@ -18,3 +20,11 @@ def messages(k: int) -> list[dict]:
     {"role": "system", "content": _SYSTEM},
     {"role": "user", "content": [{"type": "image"}, text]},
   ]
+
+
+def response(questions: Sequence[str]) -> str:
+  """The response that asks these questions, as the prompt wants it."""
+  return "".join(
+    f"<response_{i}>{question}</response_{i}>"
+    for i, question in enumerate(questions, 1)
+  )
