@@ -125,17 +125,7 @@ def serve_roles(
   specs = {name: config.roles[name] for name in names}
   local = {name: s for name, s in specs.items() if not inference.is_remote(s)}
   threads = config.sidecar.threads or os.cpu_count()
-  # Each process has files of its own, and its part of the budget.
-  own = f"-{hosts.index()}" if hosts.index() else ""
-  ledger = inference.Ledger(
-    workdir / f"spending{own}.json",
-    calls=-(-config.budget.calls // hosts.count()),
-    usd=config.budget.usd / hosts.count(),
-    prices=config.budget.prices.to_dict(),
-  )
-  kept = ""
-  if config.cache.folder and not is_remote(workdir):
-    kept = str(workdir / f"{config.cache.folder}{own}")
+  ledger = _ledger(config, workdir)
   with contextlib.ExitStack() as stack:
     check_alive = None
     if config.sidecar.address:
@@ -146,9 +136,9 @@ def serve_roles(
       sidecar = stack.enter_context(
         process.start(
           local,
-          log=_log(stack, workdir, f"sidecar{own}.log"),
+          log=_log(stack, workdir),
           threads=threads,
-          cache_folder=kept,
+          cache_folder=_replies(config, workdir),
           cache_gb=config.cache.gb,
         )
       )
@@ -167,8 +157,33 @@ def serve_roles(
     }
 
 
-def _log(stack: contextlib.ExitStack, workdir: epath.PathLike, name: str) -> str:
-  """Where a sidecar writes its log: a file of this machine."""
+def _ledger(
+  config: ml_collections.ConfigDict, workdir: epath.PathLike
+) -> inference.Ledger:
+  """What this process spends; several have equal parts of the budget."""
+  name = f"spending-{hosts.index()}.json" if hosts.index() else "spending.json"
+  # An odd call more is nobody's; at least one, because 0 is no limit.
+  calls = max(config.budget.calls // hosts.count(), 1) if config.budget.calls else 0
+  return inference.Ledger(
+    epath.Path(workdir) / name,
+    calls=calls,
+    usd=config.budget.usd / hosts.count(),
+    prices=config.budget.prices.to_dict(),
+  )
+
+
+def _replies(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> str:
+  """Where this process keeps replies; "" keeps none: a database needs a local disk."""
+  folder = config.cache.folder
+  if not folder or (is_remote(workdir) and not os.path.isabs(folder)):
+    return ""
+  own = f"-{hosts.index()}" if hosts.index() else ""
+  return os.path.join(os.fspath(workdir), folder + own)
+
+
+def _log(stack: contextlib.ExitStack, workdir: epath.Path) -> str:
+  """Where this process's sidecar writes its log: a file of this machine."""
+  name = f"sidecar-{hosts.index()}.log" if hosts.index() else "sidecar.log"
   folder = os.fspath(workdir)
   if is_remote(workdir):
     folder = stack.enter_context(tempfile.TemporaryDirectory())

@@ -57,6 +57,7 @@ def evaluate(
         table[column] = pd.array(values, dtype="boolean")
       table["rationale"] = [v.rationale for v in verdicts]
       table["evaluator"] = [v.model for v in verdicts]
+      table["evaluator_prompt"] = prompts.version("evaluator")
       known = [_annotate(workdir, row) for row in rows.itertuples()]
       for column, values in zip(("truth", "skills", "cells"), zip(*known), strict=True):
         table[column] = list(values)
