@@ -4,7 +4,6 @@ manifest -> sidecar -> methods, one after another -> evaluation -> metrics
 """
 
 import contextlib
-import functools
 import os
 import pathlib
 from collections.abc import Iterator
@@ -12,15 +11,26 @@ from collections.abc import Iterator
 import ml_collections
 from absl import logging
 
-from fmd_jax import data, inference, prompts, records, rl, rollout, sharding
+from fmd_jax import data, inference, prompts, records, rl, rollout
 from fmd_jax.evaluate import evaluate, measure
-from fmd_jax.methods import grpo, training, zero_shot
+from fmd_jax.methods import (
+  conme,
+  expert_iteration,
+  grpo,
+  sft,
+  sft_then_grpo,
+  training,
+  zero_shot,
+)
 from fmd_jax.methods.run import Run
 from fmd_jax.models.layers import REMAT
-from fmd_jax.questioner.agent import Agent
 from fmd_jax.sidecar import process
 
-METHODS = {module.NAME: module.run for module in (zero_shot, grpo)}
+METHODS = {
+  module.NAME: module.run
+  for module in (zero_shot, sft, conme, expert_iteration, grpo, sft_then_grpo)
+}
+TRAINED = tuple(name for name in METHODS if name not in ("zero_shot", "conme"))
 # What a resumed run may change: it goes on, so it may go further.
 _MAY_DIFFER = (
   "checkpoint.every",
@@ -61,11 +71,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     raise ValueError(
       f"config.methods has {unknown or 'nothing'}; available: {', '.join(METHODS)}"
     )
-  if config.sampling.temperature != 1.0 and "grpo" in config.methods:
-    raise ValueError(
-      f"config.sampling.temperature is {config.sampling.temperature}; GRPO trains the "
-      "distribution that it samples from: set it to 1.0"
-    )
+  _check_methods(config)
   for key, known in _NAMED.items():
     if config[key] not in known:
       raise ValueError(
@@ -89,6 +95,38 @@ def check(config: ml_collections.ConfigDict) -> None:
   for key in ("steps", "images_per_step", "group_size", "questions_per_image"):
     if config[key] < 1:
       raise ValueError(f"config.{key} is {config[key]}; it must be at least 1")
+
+
+def _check_methods(config: ml_collections.ConfigDict) -> None:
+  methods = set(config.methods)
+  if config.sampling.temperature != 1.0 and methods & {"grpo", "sft_then_grpo"}:
+    raise ValueError(
+      f"config.sampling.temperature is {config.sampling.temperature}; GRPO trains the "
+      "distribution that it samples from: set it to 1.0"
+    )
+  trained = [name for name in TRAINED if name in methods]
+  if trained and not config.roles.questioner.startswith("hf://"):
+    raise ValueError(
+      f"config.roles.questioner is {config.roles.questioner!r}: a questioner that is "
+      f"trained ({trained[0]}) must be a checkpoint folder, hf:///path/to/folder; "
+      "zero_shot and conme take any model"
+    )
+  if methods & {"sft", "sft_then_grpo"} and not config.sft.corpus:
+    raise ValueError(
+      "config.sft.corpus is empty: name what the questioner is to be fine-tuned on, "
+      "failures:///another/workdir for one"
+    )
+  rounds = config.expert_iteration.rounds
+  if "expert_iteration" in methods and not 1 <= rounds <= config.steps:
+    raise ValueError(
+      f"config.expert_iteration.rounds is {rounds}; it can be 1 to config.steps, "
+      f"which is {config.steps}: each round asks one step at least"
+    )
+  if "conme" in methods and config.group_size % 2:
+    raise ValueError(
+      f"config.group_size is {config.group_size}; conme asks half of the responses in "
+      "each of two turns: make it even"
+    )
 
 
 @contextlib.contextmanager
@@ -123,20 +161,6 @@ def serve_roles(
     }
 
 
-def questioner_folder(spec: str) -> str:
-  """The checkpoint folder of a trainable questioner.
-
-  Raises:
-    ValueError: the spec doesn't name a folder.
-  """
-  if not spec.startswith("hf://"):
-    raise ValueError(
-      f"config.roles.questioner is {spec!r}: a questioner that is trained must be a "
-      "checkpoint folder, hf:///path/to/folder"
-    )
-  return inference.checkpoint_folder(spec)
-
-
 def discover(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict:
   """Runs a config's methods in a workdir and evaluates what they asked.
 
@@ -162,19 +186,15 @@ def discover(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> d
   for source in (train, heldout):
     for skipped in source.skipped:
       logging.warning("skipped %s: %s", skipped.path, skipped.reason)
-  agent = Agent(
-    questioner_folder(config.roles.questioner),
-    questions=config.questions_per_image,
-    group_size=config.group_size,
-    max_new_tokens=config.sampling.max_new_tokens,
-    temperature=config.sampling.temperature,
-    mesh=sharding.make_mesh(**config.sharding),
-    gather=config.sampling.gather,
-    adapt=functools.partial(training.adapted, config),
-  )
+  agent, asked = None, ASKED
+  if config.roles.questioner.startswith("hf://"):
+    folder = inference.checkpoint_folder(config.roles.questioner)
+    agent = training.make_agent(config, folder)
+  else:
+    asked = (*ASKED, "questioner")
 
   workers = data.Workers(config.data.workers, config.data.cache_mb)
-  with workers, serve_roles(config, workdir, ASKED) as models:
+  with workers, serve_roles(config, workdir, asked) as models:
     manifest = records.write_manifest(
       workdir,
       config=config.to_dict(),
@@ -186,6 +206,8 @@ def discover(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> d
       prompts={role: prompts.version(role) for role in prompts.ROLES},
       may_differ=_MAY_DIFFER,
     )
+    if agent is None:
+      agent = training.make_remote_agent(config, models["questioner"])
     roles = rollout.Roles(models["answerer"], models["verifier"], models["embedder"])
     run = Run(
       config, workdir, manifest["run_id"], agent, roles, train, heldout, workers

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fmd_jax import answerer, rewards, verifier
-from fmd_jax.inference import Embedder, Generator, identity
+from fmd_jax.inference import Embedder, Generator, Reply, Request, identity
 from fmd_jax.questioner.parsing import parse_response
 from fmd_jax.types import CRITERIA, Answer, ImageExample, Question, Record, Verdict
 
@@ -59,6 +59,7 @@ class Rollout:
     rewards: fp32 [B, G]; 0 where `mask` is false.
     mask: bool [B, G] false for a response without a scored slot.
     seconds: time spent by stage.
+    calls: requests sent to answerer and verifier: one for copies, one more for a retry.
   """
 
   slots: list[tuple[Question, Answer, Verdict]]
@@ -66,6 +67,7 @@ class Rollout:
   rewards: np.ndarray
   mask: np.ndarray
   seconds: dict[str, float]
+  calls: dict[str, int]
 
   @property
   def slot_rewards(self) -> np.ndarray:
@@ -110,16 +112,17 @@ def judge_responses(
   group_size = len(responses[0])
   shown = [image for image in images for _ in range(group_size * k)]
 
+  asked, judged = _Counted(roles.answerer), _Counted(roles.verifier)
   clock = [time.perf_counter()]
   answers = answerer.ask(
-    roles.answerer,
+    asked,
     list(zip(shown, questions, strict=True)),
     max_tokens=limits.answer_tokens,
     seed=seed,
   )
   clock.append(time.perf_counter())
   verdicts = verifier.judge(
-    roles.verifier,
+    judged,
     list(zip(shown, questions, answers, strict=True)),
     retries=limits.retries,
     max_tokens=limits.judge_tokens,
@@ -136,7 +139,20 @@ def judge_responses(
   clock.append(time.perf_counter())
   stages = zip(("answer", "verify", "reward"), np.diff(clock), strict=True)
   seconds = {stage: float(spent) for stage, spent in stages}
-  return Rollout(slots, scores, totals, mask, seconds)
+  calls = {"answerer": asked.calls, "verifier": judged.calls}
+  return Rollout(slots, scores, totals, mask, seconds, calls)
+
+
+class _Counted:
+  """A generator that counts what it is asked."""
+
+  def __init__(self, generator: Generator):
+    self.name, self.revision = generator.name, generator.revision
+    self._generator, self.calls = generator, 0
+
+  def generate(self, requests: Sequence[Request]) -> list[Reply]:
+    self.calls += len(requests)
+    return self._generator.generate(requests)
 
 
 def _score(rows, embedder, banks, reward: RewardOptions) -> rewards.StepRewards:
@@ -241,5 +257,7 @@ def measurements(rollout: Rollout) -> dict[str, float]:
     "rollout/fdr": len(wrong) / len(valid) if valid else float("nan"),
     "rollout/failures": len(wrong),
     "rollout/distinct_prefixes": len(prefixes),
+    "budget/questions": len(status),
+    **{f"budget/{role}_calls": number for role, number in rollout.calls.items()},
     **{f"time/{stage}": seconds for stage, seconds in rollout.seconds.items()},
   }

@@ -1,10 +1,11 @@
 """Finds what a model gets wrong:
 
   python -m launch.discover --config configs/quickstart.py --workdir DIR \\
-    [--config.key=value ...]
+    [--config.key=value ...] [--dry_run]
 
-Run it again with the same config and workdir to go on after a crash. Every key of the
-config, with its meaning: configs/base.py.
+`--dry_run` prints what would be asked of which models, and starts nothing. Run it again
+with the same config and workdir to go on after a crash. Every key of the config, with
+its meaning: configs/base.py.
 """
 
 import os
@@ -17,6 +18,7 @@ from launch._flags import parse_flags
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/NAME.py[:arg]")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where everything is written.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only print the plan and its cost.")
 flags.mark_flags_as_required(["config", "workdir"])
 # The key of the JAX compilation cache is the program: sharing it is always safe.
 _CACHE = pathlib.Path(__file__).parents[1] / ".venv" / "jax_cache"
@@ -31,9 +33,13 @@ def main(argv: list[str]) -> None:
   if "JAX_COMPILATION_CACHE_DIR" not in os.environ and _CACHE.parent.is_dir():
     jax.config.update("jax_compilation_cache_dir", str(_CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-  from fmd_jax import discover, report
+  from fmd_jax import discover, plan, report
 
   try:
+    if _DRY_RUN.value:
+      discover.check(_CONFIG.value)
+      print(plan.describe(_CONFIG.value))
+      return
     metrics = discover.discover(_CONFIG.value, _WORKDIR.value)
     page = report.build(_WORKDIR.value)
   except (ValueError, OSError, RuntimeError) as error:

@@ -186,7 +186,7 @@ def test_table_only(grid):
   pd.DataFrame([rows | {"correct": None}]).to_parquet(
     folder / "evaluations" / "grpo.parquet"
   )
-  run = sweep(grid, "--configs=bare.py,full.py", "--seeds=2", "--table_only")
+  run = sweep(grid, "--configs=bare.py,full.py", "--seeds=2,", "--table_only")
   assert run.returncode == 0, run.stderr
   assert "Not finished: full seed 2." in (grid / "runs/table.md").read_text()
   assert not (folder / "started").exists()

@@ -23,8 +23,13 @@ from fmd_jax.update import TrainBatch, policy_params, trains_vision, trim
 NAME = "grpo"
 
 
-def run(run: Run) -> None:
-  """Trains the questioner for `config.steps` steps, then asks about unseen images."""
+def run(run: Run, name: str = NAME) -> None:
+  """Trains the questioner for `config.steps` steps, then asks about unseen images.
+
+  Args:
+    run: the run; its agent is where training starts, and the reference policy.
+    name: of the records, for a method that is GRPO from another start.
+  """
   config, agent = run.config, run.agent
   compute = jnp.dtype(config.precision.compute)
   credit = CREDIT[config.advantage.credit]
@@ -39,16 +44,16 @@ def run(run: Run) -> None:
     config, agent.graphdef, optimizer, agent.allowed_tokens, agent.config
   )
   banks, start = rewards.Banks(config.reward.prefix_length), 0
-  folder = run.workdir / "checkpoints" / NAME
+  folder = run.workdir / "checkpoints" / name
   with Checkpoints(folder, config.checkpoint.keep) as checkpoints:
     if checkpoints.latest() is not None:
       saved = checkpoints.restore(state)
       start, state = saved.step, saved.state
       banks = rewards.Banks.from_state(saved.arrays, saved.meta)
-    drop_steps(run.workdir, NAME, "train", start)
-    measured = Measurements(run.workdir, NAME, start)
+    drop_steps(run.workdir, name, "train", start)
+    measured = Measurements(run.workdir, name, start)
     source = run.prepared(run.batches(start), config.steps - start)
-    steps = tqdm(range(start, config.steps), NAME, config.steps, initial=start)
+    steps = tqdm(range(start, config.steps), name, config.steps, initial=start)
 
     # ---- the loop ----------------------------------------------------------------
     for step in steps:
@@ -82,13 +87,13 @@ def run(run: Run) -> None:
       run.write(
         images,
         result,
-        method=NAME,
+        method=name,
         split="train",
         step=step,
         questioner_step=step,
         advantages=jax.device_get(recorded),
       )
-      numbers = {**rollout.measurements(result), **metrics}
+      numbers = {**rollout.measurements(result), **metrics, **agent.spent(samples)}
       numbers["rollout/tokens"] = float(samples.lengths.mean())
       numbers["time/sample"] = clock[1] - clock[0]
       numbers["time/update"] = clock[3] - clock[2]
@@ -104,9 +109,14 @@ def run(run: Run) -> None:
         checkpoints.save(step + 1, state, arrays, meta)
 
   # ---- the final policy ------------------------------------------------------------
-  ask_heldout(run, NAME, policy_params(state, compute), questioner_step=config.steps)
+  ask_heldout(run, name, policy_params(state, compute), questioner_step=config.steps)
   trained = models.merge_lora(agent.with_params((state.params, state.frozen)))
-  models.save(trained, run.workdir / "questioner_hf", source=agent.folder)
+  models.save(trained, run.workdir / folder_of(name), source=agent.folder)
+
+
+def folder_of(name: str) -> str:
+  """Where in a workdir a method leaves the questioner it trained."""
+  return "questioner_hf" if name == NAME else f"questioner_hf_{name}"
 
 
 def _credit_response(

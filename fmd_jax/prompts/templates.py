@@ -4,6 +4,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from fmd_jax.prompts import conme
+
 Messages = list[dict[str, Any]]
 
 _QUESTIONER_SYSTEM = (
@@ -72,6 +74,9 @@ def _judge(question: str, answer: str) -> Messages:
 _TEMPLATES = {
   "questioner": ("questioner/1", _questioner),
   "answerer": ("answerer/1", _answerer),
+  "conme_describe": ("conme/1", conme.describe),
+  "conme_compare": ("conme/1", conme.compare),
+  "conme_harder": ("conme/1", conme.harder),
   "verifier": ("judge/1", _judge),
   "evaluator": ("judge/1", _judge),
 }
@@ -84,7 +89,7 @@ def render(role: str, **fields: Any) -> Messages:
   Args:
     role: one of `ROLES`.
     **fields: questioner: `k`; answerer: `question`; verifier and evaluator:
-      `question` and `answer`.
+      `question` and `answer`; those of ConMe's turns: see `prompts.conme`.
 
   Returns:
     Chat messages in the Hugging Face format; an image is `{"type": "image"}`.

@@ -8,6 +8,7 @@ from fmd_jax.rl.advantages import SCALES, group_advantages, question_advantages
 from fmd_jax.rl.losses import (
   KL,
   LOSSES,
+  SUPERVISED,
   grpo_loss,
   policy_loss,
   response_weights,
@@ -18,6 +19,7 @@ __all__ = [
   "KL",
   "LOSSES",
   "SCALES",
+  "SUPERVISED",
   "group_advantages",
   "grpo_loss",
   "policy_loss",
