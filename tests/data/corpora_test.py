@@ -6,9 +6,13 @@ import pandas as pd
 import pytest
 
 from fmd_jax import data, prompts
+from fmd_jax.data.corpora import failures as reading
 from fmd_jax.data.testbed import draw
 from fmd_jax.questioner.parsing import parse_response
 from fmd_jax.records.writer import write_image
+from fmd_jax.testbed import failures
+from fmd_jax.world.oracle import judge_question
+from fmd_jax.world.png import scene_of
 
 IMAGES = [f"testbed-train-0-{i:06d}" for i in range(3)]
 # method, split, image, question, valid, correct
@@ -38,7 +42,9 @@ def workdir(tmp_path):
     own.to_parquet(tmp_path / "evaluations" / f"{name}.parquet")
   for image in IMAGES:
     write_image(tmp_path, draw(image))
-  manifest = {"models": {"answerer": "testbed/answerer_other@12ab"}}
+  models = {"answerer": "testbed/answerer_other@12ab", "questioner": "q"}
+  models["evaluator"] = "oracle"
+  manifest = {"models": models, "config": {"data": {"train": "testbed://"}}}
   (tmp_path / "manifest.json").write_text(json.dumps(manifest))
   return tmp_path
 
@@ -88,6 +94,32 @@ def test_the_target_text_is_what_the_parser_of_rl_reads():
   questions = ("Is there a star?", "How many letters are blue?")
   assert tuple(parse_response(prompts.response(questions), 2)) == questions
   assert prompts.response(questions[:1]) == "<response_1>Is there a star?</response_1>"
+
+
+def test_shipped_failures_are_those_of_the_run_drawn_anew(
+  workdir, tmp_path, monkeypatch
+):
+  # Wrong: the final policy's rows are in it, or the pictures differ.
+  (tmp_path / "assets").mkdir()
+  path = failures.ship(workdir, tmp_path / "assets")
+  assert path.name == "answerer_other.failures.json"
+  monkeypatch.setattr(reading, "_SHIPPED", path.parent)
+  shipped = data.open_corpus("failures://testbed/answerer_other")
+  found = data.open_corpus(f"failures://{workdir}?split=train")
+  key = lambda item: item[0].image_id  # noqa: E731
+  assert sorted(shipped, key=key) == sorted(found, key=key)
+
+
+def test_the_package_ships_valid_questions_about_pictures_of_their_own():
+  corpus = data.open_corpus("failures://testbed/answerer_other")
+  assert len(corpus) > 500
+  for i in range(0, len(corpus), 50):
+    image, asked = corpus[i]
+    # Seed 1000: pictures that no config trains or measures on.
+    assert image.image_id.startswith("testbed-train-1000-")
+    scene = scene_of(image.png)
+    assert len(set(asked)) == len(asked) > 0
+    assert all(judge_question(text, scene).valid for text in asked)
 
 
 @pytest.mark.parametrize(
