@@ -247,11 +247,7 @@ def table(metrics: dict) -> str:
           "-" if ld is None else f"{ld:.3f}",
         )
       )
-  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-  text = [
-    "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True))
-    for line in lines
-  ]
+  text = [_aligned(lines)]
   for method, protocols in metrics["comparison"].items():
     for protocol, rates in protocols.items():
       ratio = rates["fdr"]["ratio"]
@@ -260,7 +256,32 @@ def table(metrics: dict) -> str:
         text.append(
           f"FDR of {method} / zero_shot, {protocol}: {ratio['value']:.2f}{bounds}"
         )
-  return "\n".join(line.rstrip() for line in text)
+  return "\n".join(text)
+
+
+def costs(workdir: str | os.PathLike, metrics: dict) -> str:
+  """What each method asked for while training, as text; "" where nobody counted."""
+  spent = records.totals(workdir, "budget")
+  names = ("questions", "answerer_calls", "verifier_calls", "tokens")
+  head = ("while training", *(name.replace("_", " ") for name in names))
+  lines = [(*head, "distinct failures", "per 1000 verifier calls")]
+  for method in (name for name in metrics["methods"] if name in spent):
+    own = spent[method]
+    cells = [f"{own[name]:,.0f}" if name in own else "-" for name in names]
+    found = metrics["methods"][method]["during"]["failures"]["distinct"]
+    calls = own.get("verifier_calls")
+    rate = f"{1000 * found / calls:.1f}" if calls else "-"
+    lines.append((method, *cells, f"{found:,}", rate))
+  return _aligned(lines) if len(lines) > 1 else ""
+
+
+def _aligned(lines: list[tuple[str, ...]]) -> str:
+  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+  rows = (
+    "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True))
+    for line in lines
+  )
+  return "\n".join(row.rstrip() for row in rows)
 
 
 def _bounds(estimate: dict) -> str:

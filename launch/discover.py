@@ -46,7 +46,8 @@ def main(argv: list[str]) -> None:
     if logging.level_debug():
       raise
     raise SystemExit(f"error: {error}") from error
-  print(f"\n{discover.table(metrics)}\n\nReport: {page}")
+  parts = (discover.table(metrics), discover.costs(_WORKDIR.value, metrics))
+  print("\n" + "\n\n".join([*filter(None, parts), f"Report: {page}"]))
 
 
 if __name__ == "__main__":

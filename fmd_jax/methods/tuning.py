@@ -181,15 +181,18 @@ def fine_tune(
 
 def batch_of(agent: Agent, inputs: Inputs, lesson: Lesson) -> TrainBatch:
   """A lesson as the update takes it."""
-  shape = lesson.tokens.shape
+  used = int(sharding.agree(np.array((lesson.lengths > 0).sum(1).max())))
+  # A power of two, so that few programs are compiled: most images have few questions.
+  group = min(1 << (used - 1).bit_length(), lesson.lengths.shape[1])
+  tokens, lengths = lesson.tokens[:, :group], lesson.lengths[:, :group]
   return TrainBatch(
     prompt=inputs.prompt,
-    completions=agent.join(lesson.tokens),
-    lengths=agent.join(lesson.lengths),
+    completions=agent.join(tokens),
+    lengths=agent.join(lengths),
     # Nobody sampled these texts, and the loss has no ratio.
-    old_logprobs=agent.join(np.zeros(shape, np.float32)),
-    advantages=agent.join(np.ones(shape[:2], np.float32)),
-    response_mask=agent.join(lesson.lengths > 0),
+    old_logprobs=agent.join(np.zeros(tokens.shape, np.float32)),
+    advantages=agent.join(np.ones(lengths.shape, np.float32)),
+    response_mask=agent.join(lengths > 0),
     pixel_values=inputs.pixel_values,
     plan=inputs.plan,
   )

@@ -18,7 +18,7 @@ from fmd_jax.metrics.planted import BUDGET, area_ratio
 from fmd_jax.metrics.rates import compare, distinct_failures, flags, rates
 from fmd_jax.metrics.skills import n_skills, skill_coverage
 from fmd_jax.metrics.versus import by_skill
-from fmd_jax.records.measurements import read_measurements
+from fmd_jax.records.measurements import totals
 
 BASELINE = "zero_shot"
 # protocol -> what the file of a method's evaluations ends with.
@@ -99,9 +99,7 @@ def read(workdir: pathlib.Path, arm: str, seed: int) -> list[Asked]:
 
 
 def _verifier_calls(workdir: pathlib.Path, method: str) -> int | None:
-  measured = read_measurements(workdir, method)
-  name = "budget/verifier_calls"
-  return int(measured[name].sum()) if name in measured else None
+  return totals(workdir, "budget").get(method, {}).get("verifier_calls")
 
 
 def make_table(

@@ -1,7 +1,7 @@
 """What a run writes to its workdir, and how it is read back. Free of jax."""
 
 from fmd_jax.records.manifest import WorkdirError, check_config, write_manifest
-from fmd_jax.records.measurements import Measurements, read_measurements
+from fmd_jax.records.measurements import Measurements, read_measurements, totals
 from fmd_jax.records.reader import methods, read, read_table, steps
 from fmd_jax.records.schema import SCHEMA, SCHEMA_VERSION
 from fmd_jax.records.writer import (
@@ -23,6 +23,7 @@ __all__ = [
   "read_measurements",
   "read_table",
   "steps",
+  "totals",
   "write_image",
   "write_manifest",
   "write_parquet",

@@ -74,6 +74,21 @@ class Measurements:
         file.write(line)
 
 
+def totals(workdir: epath.PathLike, family: str) -> dict[str, dict[str, float]]:
+  """Sums over the steps of a family's numbers: method -> name -> sum.
+
+  What nobody measured is left out: it is not 0.
+  """
+  out: dict[str, dict[str, float]] = {}
+  for row in _read_lines(epath.Path(workdir) / FILE):
+    for key, value in row.items():
+      if key.startswith(f"{family}/") and value is not None:
+        own = out.setdefault(row["method"], {})
+        name = key.partition("/")[2]
+        own[name] = own.get(name, 0) + value
+  return out
+
+
 def read_measurements(workdir: epath.PathLike, method: str | None = None):
   """A data frame of all rows, or of one method's, with `step` and `method`."""
   rows = _read_lines(epath.Path(workdir) / FILE)
