@@ -43,6 +43,12 @@ def get_config() -> ml_collections.ConfigDict:
   c.judge.max_tokens = 2048  # longest verdict, reasoning included
   c.judge.retries = 1  # of a verdict that does not parse; then the row is unscored
 
+  c.rollout = ml_collections.ConfigDict()
+  # Steps that GRPO samples ahead. 0: each batch by the policy that it trains. 1: while
+  # verdicts come in, the next batch is sampled, by a policy one update older; log-probs
+  # are then computed anew and tokens weighed by min(exp(new - sampled), 2).
+  c.rollout.staleness = 0
+
   c.sampling = ml_collections.ConfigDict()
   c.sampling.max_new_tokens = 256  # longest response
   c.sampling.temperature = 1.0  # GRPO needs 1: it trains what it samples
@@ -148,4 +154,9 @@ def get_config() -> ml_collections.ConfigDict:
   c.sidecar.address = ""
   c.sidecar.threads = 0  # of torch; 0 = all cores
   c.sidecar.deadline = 600.0  # seconds to wait for one that does not answer
+
+  c.watch = ml_collections.ConfigDict()
+  # Project at Weights & Biases that shows the measurements too; "": none. TensorBoard's
+  # files are always written.
+  c.watch.wandb = ""
   return c

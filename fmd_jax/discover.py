@@ -5,14 +5,16 @@ manifest -> sidecar -> methods, one after another -> evaluation -> metrics
 
 import contextlib
 import os
-import pathlib
+import tempfile
 from collections.abc import Iterator
 
 import ml_collections
 from absl import logging
+from etils import epath
 
-from fmd_jax import data, inference, prompts, records, rl, rollout
+from fmd_jax import data, hosts, inference, prompts, records, rl, rollout
 from fmd_jax.evaluate import evaluate, measure
+from fmd_jax.inference.engines import hf
 from fmd_jax.methods import (
   conme,
   expert_iteration,
@@ -24,7 +26,10 @@ from fmd_jax.methods import (
 )
 from fmd_jax.methods.run import Run
 from fmd_jax.models.layers import REMAT
+from fmd_jax.records import mirror
+from fmd_jax.records.files import is_remote
 from fmd_jax.sidecar import process
+from fmd_jax.stopping import Stop
 
 METHODS = {
   module.NAME: module.run
@@ -45,6 +50,7 @@ _MAY_DIFFER = (
   "sidecar.address",
   "sidecar.threads",
   "sidecar.deadline",
+  "watch.wandb",
 )
 _PRECISIONS = ("float32", "bfloat16")
 # Keys whose values are names of something.
@@ -66,6 +72,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   Raises:
     ValueError: names the key, the bad value and the cure.
   """
+  mirror.check(config.watch.wandb)
   unknown = [m for m in config.methods if m not in METHODS]
   if unknown or not config.methods:
     raise ValueError(
@@ -92,6 +99,15 @@ def check(config: ml_collections.ConfigDict) -> None:
   for key in ("data.workers", "data.cache_mb"):
     if config[key] < 0:
       raise ValueError(f"config.{key} is {config[key]}; it must be at least 0")
+  if config.rollout.staleness not in (0, 1):
+    raise ValueError(
+      f"config.rollout.staleness is {config.rollout.staleness}; it can be 0 or 1"
+    )
+  if config.images_per_step % hosts.count():
+    raise ValueError(
+      f"config.images_per_step is {config.images_per_step}, which does not split over "
+      f"{hosts.count()} processes"
+    )
   for key in ("steps", "images_per_step", "group_size", "questions_per_image"):
     if config[key] < 1:
       raise ValueError(f"config.{key} is {config[key]}; it must be at least 1")
@@ -131,7 +147,7 @@ def _check_methods(config: ml_collections.ConfigDict) -> None:
 
 @contextlib.contextmanager
 def serve_roles(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path, names: tuple[str, ...]
+  config: ml_collections.ConfigDict, workdir: epath.PathLike, names: tuple[str, ...]
 ) -> Iterator[dict]:
   """Gives the models of some roles, all but remote ones behind one sidecar.
 
@@ -146,8 +162,9 @@ def serve_roles(
     if config.sidecar.address:
       specs |= {name: f"grpc://{config.sidecar.address}/{name}" for name in local}
     elif local:
-      log = workdir / "sidecar.log"
-      sidecar = stack.enter_context(process.start(local, log=log, threads=threads))
+      sidecar = stack.enter_context(
+        process.start(local, log=_log(stack, workdir), threads=threads)
+      )
       specs |= {name: sidecar.spec(name) for name in local}
       check_alive = sidecar.check
     options = {"deadline": config.sidecar.deadline, "while_waiting": check_alive}
@@ -161,32 +178,46 @@ def serve_roles(
     }
 
 
-def discover(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict:
+def _log(stack: contextlib.ExitStack, workdir: epath.Path) -> str:
+  """Where this process's sidecar writes its log: a file of this machine."""
+  name = f"sidecar-{hosts.index()}.log" if hosts.index() else "sidecar.log"
+  folder = os.fspath(workdir)
+  if is_remote(workdir):
+    folder = stack.enter_context(tempfile.TemporaryDirectory())
+  return os.path.join(folder, name)
+
+
+def discover(
+  config: ml_collections.ConfigDict, workdir: epath.PathLike, stop: Stop | None = None
+) -> dict | None:
   """Runs a config's methods in a workdir and evaluates what they asked.
 
-  Called again with the same config and workdir it goes on where it stopped.
+  Called again with the same config and workdir it goes on where it stopped. Several
+  processes (`hosts.initialize`) call it together, with one workdir for all.
 
   Args:
     config: see `configs/base.py`.
-    workdir: made if missing.
+    workdir: made if missing; local, or gs://.
+    stop: who is asked whether to stop.
 
   Returns:
-    What `metrics.json` holds.
+    What `metrics.json` holds; None on all processes but the first, which evaluates.
 
   Raises:
     ValueError: the config can't work, or the workdir is another config's.
+    Stopped: the run was asked to stop; what it has done is kept.
   """
   check(config)
-  workdir = pathlib.Path(workdir)
+  workdir = epath.Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
-  records.check_config(workdir, config.to_dict(), _MAY_DIFFER)
+  hosts.from_first(lambda: records.check_config(workdir, config.to_dict(), _MAY_DIFFER))
 
   # ---- images and questioner -------------------------------------------------------
   train, heldout = data.open(config.data.train), data.open(config.data.heldout)
   for source in (train, heldout):
     for skipped in source.skipped:
       logging.warning("skipped %s: %s", skipped.path, skipped.reason)
-  agent, asked = None, ASKED
+  agent, folder, asked = None, None, ASKED
   if config.roles.questioner.startswith("hf://"):
     folder = inference.checkpoint_folder(config.roles.questioner)
     agent = training.make_agent(config, folder)
@@ -195,29 +226,47 @@ def discover(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> d
 
   workers = data.Workers(config.data.workers, config.data.cache_mb)
   with workers, serve_roles(config, workdir, asked) as models:
-    manifest = records.write_manifest(
-      workdir,
-      config=config.to_dict(),
-      seeds={"config.seed": config.seed},
-      models={
-        "questioner": config.roles.questioner,
-        **{name: inference.identity(model) for name, model in models.items()},
-      },
-      prompts={role: prompts.version(role) for role in prompts.ROLES},
-      may_differ=_MAY_DIFFER,
-    )
+    identities = {name: inference.identity(model) for name, model in models.items()}
     if agent is None:
       agent = training.make_remote_agent(config, models["questioner"])
+    else:
+      revision = hosts.from_first(lambda: hf.revision(folder))
+      identities["questioner"] = f"{config.roles.questioner}@{revision}"
+    manifest = hosts.from_first(
+      lambda: records.write_manifest(
+        workdir,
+        config=config.to_dict(),
+        seeds={"config.seed": config.seed},
+        models=identities,
+        prompts={role: prompts.version(role) for role in prompts.ROLES},
+        may_differ=_MAY_DIFFER,
+      )
+    )
     roles = rollout.Roles(models["answerer"], models["verifier"], models["embedder"])
     run = Run(
-      config, workdir, manifest["run_id"], agent, roles, train, heldout, workers
+      config,
+      workdir,
+      manifest["run_id"],
+      agent,
+      roles,
+      train,
+      heldout,
+      workers,
+      stop or Stop(),
+      identities,
+      _MAY_DIFFER,
     )
 
     # ---- the methods ---------------------------------------------------------------
-    for method in config.methods:
-      METHODS[method](run)
+    project = "" if hosts.index() else config.watch.wandb
+    with mirror.wandb_mirror(workdir, project, run.run_id):
+      for method in config.methods:
+        METHODS[method](run)
 
     # ---- what they found -----------------------------------------------------------
+    hosts.part()
+    if hosts.index():
+      return None
     evaluate(
       workdir,
       models["evaluator"],
@@ -259,7 +308,7 @@ def table(metrics: dict) -> str:
   return "\n".join(text)
 
 
-def costs(workdir: str | os.PathLike, metrics: dict) -> str:
+def costs(workdir: epath.PathLike, metrics: dict) -> str:
   """What each method asked for while training, as text; "" where nobody counted."""
   spent = records.totals(workdir, "budget")
   names = ("questions", "answerer_calls", "verifier_calls", "tokens")

@@ -189,14 +189,6 @@ def own(value: jax.Array, axis: int = 0) -> np.ndarray:
   return np.concatenate([np.asarray(starts[i]) for i in sorted(starts)], axis)
 
 
-def wait_for_all(name: str) -> None:
-  """Returns when every process has come here: what they wrote can then be read."""
-  if jax.process_count() > 1:
-    from jax.experimental import multihost_utils
-
-    multihost_utils.sync_global_devices(name)
-
-
 def agree(sizes: np.ndarray) -> np.ndarray:
   """The largest of each number over all processes: their programs must be the same."""
   if jax.process_count() == 1:

@@ -143,6 +143,8 @@ def _joined(first: rollout.Rollout, second: rollout.Rollout) -> rollout.Rollout:
     rewards=np.concatenate([first.rewards, second.rewards], 1),
     mask=np.concatenate([first.mask, second.mask], 1),
     seconds=_sums([first.seconds, second.seconds]),
+    step_rows=first.step_rows + second.step_rows,
+    step_scores=None,
     calls=_sums([first.calls, second.calls]),
   )
 

@@ -10,13 +10,13 @@ that as many questions are asked as by the other methods.
 import jax.numpy as jnp
 from absl import logging
 
-from fmd_jax import models, records, sharding
+from fmd_jax import hosts, records, sharding
 from fmd_jax.checkpoint import Checkpoints
 from fmd_jax.methods import training, tuning
+from fmd_jax.methods.keeper import moving
 from fmd_jax.methods.run import Run, ask_heldout, ask_training
-from fmd_jax.records.measurements import Measurements
 from fmd_jax.types import ImageExample
-from fmd_jax.update import TrainState, policy_params
+from fmd_jax.update import policy_params
 
 NAME = "expert_iteration"
 
@@ -25,7 +25,8 @@ class Kept:
   """The distinct failures of some steps: a corpus as `data.open_corpus` gives one."""
 
   def __init__(self, run: Run, steps: range):
-    """Reads the records of all hosts."""
+    """Reads the records of all hosts, once all have written theirs."""
+    hosts.together(lambda: None)
     rows = records.read(run.workdir, NAME)
     rows = rows[rows["step"].isin(steps) & (rows["status"] == "ok")]
     rows = rows[rows["valid"].astype(bool) & ~rows["correct"].astype(bool)]
@@ -69,30 +70,29 @@ def run(run: Run) -> None:
   folder = run.workdir / "checkpoints" / NAME
   with Checkpoints(folder, config.checkpoint.keep) as checkpoints:
     if checkpoints.latest() is not None:
-      saved = checkpoints.restore(state)
-      state, (begun, learned) = saved.state, saved.meta
-    measured = Measurements(run.workdir, f"{NAME}_tuning", int(state.step))
+      saved = checkpoints.restore(moving(state))
+      state, (begun, learned) = state._replace(**saved.state), saved.meta
 
     for number, steps in enumerate(rounds_of(config.steps, options.rounds)):
       if number < begun:
         continue
       # ---- ask, with what the last round has learned -------------------------------
-      asking = policy_params(state, compute)
-      ask_training(run, NAME, asking, steps, questioner_step=int(state.step))
-      sharding.wait_for_all(f"{NAME} round {number}")
+      before = int(state.step)
+      ask_training(run, NAME, policy_params(state, compute), steps, before)
       kept = Kept(run, steps)
       logging.info("round %d keeps %d questions", number + 1, kept.questions)
       if not kept.questions:
         continue
 
       # ---- learn the failures ------------------------------------------------------
-      updates = tuning.updates_of(kept, options.epochs, config.images_per_step)
       first = learned if number == begun else 0
+      measured = run.measurements(f"{NAME}_tuning", before)
 
-      def after(i, state: TrainState, numbers, round_=number, updates=updates) -> None:
-        measured.write(int(state.step) - 1, {"sft/round": round_ + 1, **numbers})
-        if (i + 1) % config.checkpoint.every == 0 or i + 1 == updates:
-          checkpoints.save(int(state.step), state, {}, (round_, i + 1))
+      def measure(i, numbers, to=measured, at=before - first, number=number) -> None:
+        to.write(at + i, {"sft/round": number + 1, **numbers})
+
+      def keep(i, state, number=number) -> None:
+        checkpoints.save(int(state.step), moving(state), {}, (number, i))
 
       state = tuning.fine_tune(
         run,
@@ -100,12 +100,12 @@ def run(run: Run) -> None:
         kept,
         state,
         update,
-        range(first, updates),
+        range(first, tuning.updates_of(kept, options.epochs, config.images_per_step)),
         stream=1 + number,
-        after=after,
+        measure=measure,
+        keep=keep,
       )
 
   # ---- the final policy ------------------------------------------------------------
   ask_heldout(run, NAME, policy_params(state, compute), int(state.step))
-  trained = models.merge_lora(agent.with_params((state.params, state.frozen)))
-  models.save(trained, run.workdir / f"questioner_hf_{NAME}", source=agent.folder)
+  run.export(state, f"questioner_hf_{NAME}")

@@ -10,11 +10,11 @@ format of RL's responses, so that the policy can be trained by GRPO afterwards.
 import jax.numpy as jnp
 from absl import logging
 
-from fmd_jax import data, models, sharding
+from fmd_jax import data, sharding
 from fmd_jax.checkpoint import Checkpoints
 from fmd_jax.methods import training, tuning
+from fmd_jax.methods.keeper import moving
 from fmd_jax.methods.run import Run, ask_heldout, ask_training
-from fmd_jax.records.measurements import Measurements
 from fmd_jax.update import TrainState, policy_params
 
 NAME = "sft"
@@ -51,25 +51,20 @@ def fine_tuned(run: Run) -> TrainState:
   folder = run.workdir / "checkpoints" / NAME
   with Checkpoints(folder, config.checkpoint.keep) as checkpoints:
     if checkpoints.latest() is not None:
-      state = checkpoints.restore(state).state
-    measured = Measurements(run.workdir, f"{NAME}_tuning", int(state.step))
-
-    def after(number: int, state: TrainState, numbers: dict[str, float]) -> None:
-      measured.write(number, numbers)
-      if (number + 1) % config.checkpoint.every == 0 or number + 1 == updates:
-        checkpoints.save(number + 1, state, {}, None)
+      state = state._replace(**checkpoints.restore(moving(state)).state)
 
     # ---- the updates -------------------------------------------------------------
+    done = int(state.step)
     state = tuning.fine_tune(
       run,
       f"{NAME} on {len(corpus)} images",
       corpus,
       state,
       update,
-      range(int(state.step), updates),
+      range(done, updates),
       stream=0,
-      after=after,
+      measure=run.measurements(f"{NAME}_tuning", done).write,
+      keep=lambda number, state: checkpoints.save(number, moving(state), {}, None),
     )
-  trained = models.merge_lora(agent.with_params((state.params, state.frozen)))
-  models.save(trained, run.workdir / f"questioner_hf_{NAME}", source=agent.folder)
+  run.export(state, f"questioner_hf_{NAME}")
   return state

@@ -14,7 +14,7 @@ from fmd_jax import models, optim, sharding
 from fmd_jax.inference import Generator
 from fmd_jax.questioner.agent import Agent
 from fmd_jax.questioner.remote import RemoteAgent
-from fmd_jax.update import TrainState, init_state, make_update_fn
+from fmd_jax.update import TrainState, init_state, make_rescore_fn, make_update_fn
 
 
 def make_agent(config: ml_collections.ConfigDict, folder: str) -> Agent:
@@ -121,3 +121,14 @@ def make_update(
     "image_token_id": model.image_token_id,
   }
   return make_update_fn(graphdef, optimizer, **options | instead)
+
+
+def make_rescore(
+  config: ml_collections.ConfigDict, graphdef: nnx.GraphDef, allowed_tokens: np.ndarray
+) -> Callable:
+  """The jitted scorer of stale batches, see `make_rescore_fn`."""
+  return make_rescore_fn(
+    graphdef,
+    temperature=config.sampling.temperature,
+    allowed_tokens=allowed_tokens,
+  )

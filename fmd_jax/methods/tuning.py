@@ -15,11 +15,12 @@ import jax
 import ml_collections
 import numpy as np
 import optax
-from tqdm import tqdm
 
-from fmd_jax import data, prompts, rl, sharding
+from fmd_jax import data, hosts, prompts, rl, sharding
+from fmd_jax.hosts import Stopped
 from fmd_jax.methods import training
 from fmd_jax.methods.run import Run
+from fmd_jax.progress import Progress
 from fmd_jax.questioner.agent import Agent
 from fmd_jax.questioner.inputs import Inputs
 from fmd_jax.questioner.parsing import clean
@@ -93,8 +94,7 @@ def lessons(
     config.group_size,
     config.sampling.max_new_tokens,
   )
-  host, hosts = jax.process_index(), jax.process_count()
-  share = size // hosts
+  share = size // hosts.count()
 
   def one(place: int) -> tuple[ImageExample, list[list[int]]]:
     epoch, index = divmod(place, len(corpus))
@@ -106,7 +106,7 @@ def lessons(
     return image, [spell(run.agent, r, k, longest) for r in responses]
 
   for update in updates:
-    first = update * size + host * share
+    first = update * size + hosts.index() * share
     taken = run.workers.map(one, range(first, first + share))
     shape = (share, most)
     tokens = np.full((*shape, longest), run.agent.config.pad_token_id, np.int32)
@@ -143,7 +143,8 @@ def fine_tune(
   updates: range,
   *,
   stream: int,
-  after: Callable[[int, TrainState, dict[str, float]], None],
+  measure: Callable[[int, dict[str, float]], None],
+  keep: Callable[[int, TrainState], None],
 ) -> TrainState:
   """Makes the updates of one corpus.
 
@@ -155,27 +156,41 @@ def fine_tune(
     update: from `make_update`.
     updates: their numbers; a run that was cut off starts at a later one.
     stream: see `lessons`.
-    after: called with the number, the new state and the numbers of each update.
+    measure: takes the number of each update and what was measured.
+    keep: makes a checkpoint of the state before the update of a number: now and then,
+      after the last one, and when the run is stopped.
 
   Returns:
     The state after the last one.
+
+  Raises:
+    Stopped: the run was asked to stop.
   """
   agent = run.agent
   encoded = (
     (lesson, agent.encode(lesson.images, run.workers))
     for lesson in lessons(run, corpus, updates, stream)
   )
-  bar = tqdm(updates, name, updates.stop, initial=updates.start, unit="update")
-  for number, (lesson, seen) in zip(bar, run.workers.ahead(encoded)):
-    begun = time.perf_counter()
-    inputs = agent.place(seen)
-    batch = batch_of(agent, inputs, lesson)
-    with sharding.use(agent.mesh):
-      state, metrics = update(state, trim(batch))
-    numbers = {f"sft/{key}": float(metrics[f"grpo/{key}"]) for key in _METRICS}
-    numbers["time/update"] = time.perf_counter() - begun
-    bar.set_postfix(loss=f"{numbers['sft/loss']:.3f}", refresh=False)
-    after(number, state, numbers)
+  bar = Progress(updates, name, updates.stop, initial=updates.start, unit="update")
+  with run.stop.deferred():
+    for number, (lesson, seen) in zip(bar, run.workers.ahead(encoded), strict=False):
+      try:
+        run.stop.check()
+      except Stopped:
+        keep(number, state)
+        raise
+      begun = time.perf_counter()
+      batch = batch_of(agent, agent.place(seen), lesson)
+      with sharding.use(agent.mesh):
+        state, metrics = update(state, trim(batch))
+      metrics = jax.device_get(metrics)
+      numbers = {f"sft/{key}": float(metrics[f"grpo/{key}"]) for key in _METRICS}
+      numbers["time/update"] = time.perf_counter() - begun
+      bar.set_postfix(loss=f"{numbers['sft/loss']:.3f}", refresh=False)
+      measure(number, numbers)
+      done = number + 1
+      if done % run.config.checkpoint.every == 0 or done == updates.stop:
+        keep(done, state)
   return state
 
 
