@@ -35,9 +35,15 @@ METHODS = {
   module.NAME: module.run
   for module in (zero_shot, sft, conme, expert_iteration, grpo, sft_then_grpo)
 }
+PRICED = ("questioner", "answerer", "verifier", "evaluator", "annotator", "namer")
 TRAINED = tuple(name for name in METHODS if name not in ("zero_shot", "conme"))
 # What a resumed run may change: it goes on, so it may go further.
 _MAY_DIFFER = (
+  "budget.calls",
+  "budget.usd",
+  *(f"budget.prices.{role}" for role in PRICED),
+  "cache.folder",
+  "cache.gb",
   "checkpoint.every",
   "checkpoint.keep",
   "data.workers",
@@ -157,13 +163,28 @@ def serve_roles(
   specs = {name: config.roles[name] for name in names}
   local = {name: s for name, s in specs.items() if not inference.is_remote(s)}
   threads = config.sidecar.threads or os.cpu_count()
+  ledger = inference.Ledger(
+    workdir / "spending.json",
+    calls=config.budget.calls,
+    usd=config.budget.usd,
+    prices=config.budget.prices.to_dict(),
+  )
+  kept = str(workdir / config.cache.folder) if config.cache.folder else ""
   with contextlib.ExitStack() as stack:
     check_alive = None
     if config.sidecar.address:
-      specs |= {name: f"grpc://{config.sidecar.address}/{name}" for name in local}
+      specs |= {
+        name: inference.at_sidecar(config.sidecar.address, name) for name in local
+      }
     elif local:
       sidecar = stack.enter_context(
-        process.start(local, log=_log(stack, workdir), threads=threads)
+        process.start(
+          local,
+          log=_log(stack, workdir),
+          threads=threads,
+          cache_folder=kept,
+          cache_gb=config.cache.gb,
+        )
       )
       specs |= {name: sidecar.spec(name) for name in local}
       check_alive = sidecar.check
@@ -172,7 +193,9 @@ def serve_roles(
       name: (
         inference.resolve_embedder(spec, **options)
         if name == "embedder"
-        else inference.resolve(spec, **options)
+        else inference.BudgetedGenerator(
+          inference.resolve(spec, **options), name, ledger
+        )
       )
       for name, spec in specs.items()
     }

@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
   if "JAX_COMPILATION_CACHE_DIR" not in os.environ and _CACHE.parent.is_dir():
     jax.config.update("jax_compilation_cache_dir", str(_CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-  from fmd_jax import discover, hosts, plan, report, stopping
+  from fmd_jax import discover, hosts, inference, plan, report, stopping
   from fmd_jax.report import closing
 
   stop = stopping.Stop()
@@ -67,6 +67,10 @@ def main(argv: list[str]) -> None:
   except hosts.Stopped as error:
     hosts.part()
     print(f"{error}: start it again to go on", file=sys.stderr)
+    sys.exit(stopping.EXIT_CODE)
+  except inference.BudgetError as error:
+    hosts.part()
+    print(f"stopped: {error}; what was paid for is kept", file=sys.stderr)
     sys.exit(stopping.EXIT_CODE)
   except (ValueError, OSError, RuntimeError) as error:
     if logging.level_debug():

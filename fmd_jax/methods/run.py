@@ -76,6 +76,9 @@ class Run:
       answer_tokens=self.config.answerer.max_tokens,
       judge_tokens=self.config.judge.max_tokens,
       retries=self.config.judge.retries,
+      votes=self.config.judge.votes,
+      agreement=self.config.judge.agreement,
+      guesses=self.config.judge.guesses,
     )
 
   def key(self, step: int, stream: int = 0) -> jax.Array:

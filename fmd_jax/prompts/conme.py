@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+VERSION = "conme/1"
 Messages = list[dict[str, Any]]
 
 _SYSTEM = (

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from fmd_jax import answerer, rewards, verifier
-from fmd_jax.inference import Embedder, Generator, Reply, Request
+from fmd_jax.inference import Embedder, Generator, Reply, Request, protocol
 from fmd_jax.questioner.parsing import parse_response
 from fmd_jax.types import Answer, ImageExample, Question, Verdict
 
@@ -31,11 +31,20 @@ class Roles(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-  """Longest answer and verdict in tokens, and how often a judge is asked again."""
+  """Longest answer and verdict in tokens, and how often a judge is asked.
+
+  Attributes:
+    answer_tokens, judge_tokens: longest replies.
+    retries, votes, agreement: see `judging.judge`.
+    guesses: of the text-only control, see `verifier.without_image`.
+  """
 
   answer_tokens: int
   judge_tokens: int
   retries: int
+  votes: int = 1
+  agreement: float = 0.0
+  guesses: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,12 +132,26 @@ class Judges:
   def _verify(self, part, answers: Future, seed, seconds, calls) -> list:
     answers = answers.result()
     items = [(*pair, answer) for pair, answer in zip(part, answers, strict=True)]
+    limits = self._limits
     with _timed(seconds, "verify"):
       verdicts = verifier.judge(
         _Counted(self._roles.verifier, calls, "verifier"),
         items,
-        retries=self._limits.retries,
-        max_tokens=self._limits.judge_tokens,
+        retries=limits.retries,
+        max_tokens=limits.judge_tokens,
+        seed=seed,
+        votes=limits.votes,
+        agreement=limits.agreement,
+      )
+      verdicts = verifier.without_image(
+        self._roles.answerer,
+        self._roles.verifier,
+        items,
+        verdicts,
+        guesses=limits.guesses,
+        answer_tokens=limits.answer_tokens,
+        max_tokens=limits.judge_tokens,
+        retries=limits.retries,
         seed=seed,
       )
     return [(*item[1:], v) for item, v in zip(items, verdicts, strict=True)]
@@ -150,8 +173,12 @@ class _Counted:
     self._generator, self._calls, self._role = generator, calls, role
 
   def generate(self, requests: Sequence[Request]) -> list[Reply]:
+    replies = dict(self.stream(requests))
+    return [replies[index] for index in range(len(requests))]
+
+  def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Reply]]:
     self._calls[self._role] += len(requests)
-    return self._generator.generate(requests)
+    yield from protocol.stream(self._generator, requests)
 
 
 class _Stage:

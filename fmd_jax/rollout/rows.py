@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fmd_jax import rewards
+from fmd_jax import prompts, rewards
 from fmd_jax.inference import identity
 from fmd_jax.rollout.judges import Roles
 from fmd_jax.rollout.scoring import Rollout
@@ -60,6 +60,9 @@ def records(
         advantage=advantage[i],
         answerer=names[0],
         verifier=names[1],
+        questioner_prompt=prompts.version("questioner"),
+        answerer_prompt=prompts.version("answerer"),
+        verifier_prompt=prompts.version("verifier"),
         wall_time=now,
         **common,
       )
