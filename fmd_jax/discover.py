@@ -334,7 +334,7 @@ def table(metrics: dict) -> str:
 def costs(workdir: epath.PathLike, metrics: dict) -> str:
   """What each method asked for while training, as text; "" where nobody counted."""
   spent = records.totals(workdir, "budget")
-  names = ("questions", "answerer_calls", "verifier_calls", "tokens")
+  names = ("questions", "questioner_tokens", "answerer_calls", "verifier_calls")
   head = ("while training", *(name.replace("_", " ") for name in names))
   lines = [(*head, "distinct failures", "per 1000 verifier calls")]
   for method in (name for name in metrics["methods"] if name in spent):

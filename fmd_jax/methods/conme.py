@@ -100,7 +100,7 @@ def two_turns(
   ]
   seconds += time.perf_counter() - begun
   result = _joined(opened, run.judge(images, harder, None, step))
-  result.calls["answerer"] += calls
+  result.calls["answerer_calls"] += calls
   numbers = {"time/sample": seconds, **_sums(spent)}
   return result, numbers | _fdr_of_turns(result)
 

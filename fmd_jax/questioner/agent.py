@@ -186,8 +186,8 @@ class Agent:
     ]
 
   def spent(self, samples: Samples) -> dict[str, float]:
-    """`budget/tokens`, those of this process's responses."""
-    return {"budget/tokens": int(self.tokens(samples)[1].sum())}
+    """`budget/questioner_tokens`, those of this process's responses."""
+    return {"budget/questioner_tokens": int(self.tokens(samples)[1].sum())}
 
   def with_params(self, params: tuple) -> nnx.Module:
     """The model with other parameters, for export."""

@@ -19,6 +19,7 @@ from fmd_jax.types import Answer, ImageExample, Question, Verdict
 T = TypeVar("T")
 # Slots that are answered at once, at least: the verifier waits for so many.
 _PART = 256
+SPENT = tuple(f"{r}_{n}" for r in ("answerer", "verifier") for n in ("calls", "tokens"))
 
 
 class Roles(NamedTuple):
@@ -56,7 +57,8 @@ class Judged:
     shape: (B, G).
     vectors: question -> [E] of those that the semantic term compares.
     seconds: time spent by stage.
-    calls: requests sent to answerer and verifier: one for copies, one for each retry.
+    calls: what answerer and verifier were asked, by the names of `SPENT`: copies are
+      one call, each retry is one; tokens written, where an engine tells.
   """
 
   slots: list[tuple[Question, Answer, Verdict]]
@@ -78,6 +80,7 @@ class Judges:
     """`k` is K, the slots of a response."""
     self._roles, self._k, self._limits = roles, k, limits
     self._answering, self._verifying = _Stage("answer"), _Stage("verify")
+    self._lock = threading.Lock()
 
   def hand(
     self,
@@ -107,7 +110,7 @@ class Judges:
     # Whole images: what repeats itself does so within an image, and is asked once.
     size = -(-_PART // each) * each
     seconds = {"answer": 0.0, "verify": 0.0, "reward": 0.0}
-    calls = {"answerer": 0, "verifier": 0}
+    calls = dict.fromkeys(SPENT, 0)
     judged = []
     for part in (pairs[at : at + size] for at in range(0, len(pairs), size)):
       answers = self._answering.submit(self._answer, part, seed, seconds, calls)
@@ -123,7 +126,7 @@ class Judges:
   def _answer(self, part, seed, seconds, calls) -> list[Answer]:
     with _timed(seconds, "answer"):
       return answerer.ask(
-        _Counted(self._roles.answerer, calls, "answerer"),
+        self._counted("answerer", calls),
         part,
         max_tokens=self._limits.answer_tokens,
         seed=seed,
@@ -135,7 +138,7 @@ class Judges:
     limits = self._limits
     with _timed(seconds, "verify"):
       verdicts = verifier.judge(
-        _Counted(self._roles.verifier, calls, "verifier"),
+        self._counted("verifier", calls),
         items,
         retries=limits.retries,
         max_tokens=limits.judge_tokens,
@@ -144,8 +147,8 @@ class Judges:
         agreement=limits.agreement,
       )
       verdicts = verifier.without_image(
-        self._roles.answerer,
-        self._roles.verifier,
+        self._counted("answerer", calls),
+        self._counted("verifier", calls),
         items,
         verdicts,
         guesses=limits.guesses,
@@ -155,6 +158,9 @@ class Judges:
         seed=seed,
       )
     return [(*item[1:], v) for item, v in zip(items, verdicts, strict=True)]
+
+  def _counted(self, role: str, calls: dict[str, int]) -> "_Counted":
+    return _Counted(getattr(self._roles, role), role, calls, self._lock)
 
   def _gather(self, judged: list[Future], shape, terms, seconds, calls) -> Judged:
     slots = [slot for part in judged for slot in part.result()]
@@ -166,19 +172,28 @@ class Judges:
 
 
 class _Counted:
-  """A generator that counts what it is asked, in the thread of one stage."""
+  """A generator that counts what it is asked and what it says; threads share counts."""
 
-  def __init__(self, generator: Generator, calls: dict[str, int], role: str):
+  def __init__(
+    self, generator: Generator, role: str, calls: dict[str, int], lock: threading.Lock
+  ):
     self.name, self.revision = generator.name, generator.revision
-    self._generator, self._calls, self._role = generator, calls, role
+    self._generator, self._role = generator, role
+    self._calls, self._lock = calls, lock
 
   def generate(self, requests: Sequence[Request]) -> list[Reply]:
     replies = dict(self.stream(requests))
     return [replies[index] for index in range(len(requests))]
 
   def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Reply]]:
-    self._calls[self._role] += len(requests)
-    yield from protocol.stream(self._generator, requests)
+    self._add("calls", len(requests))
+    for index, reply in protocol.stream(self._generator, requests):
+      self._add("tokens", reply.tokens)
+      yield index, reply
+
+  def _add(self, what: str, number: int) -> None:
+    with self._lock:
+      self._calls[f"{self._role}_{what}"] += number
 
 
 class _Stage:

@@ -37,7 +37,7 @@ class Rollout:
     seconds: time spent by stage.
     step_rows: the rows of all processes, which is what is measured.
     step_scores: their rewards.
-    calls: requests of all processes, by role; see `Judged`.
+    calls: what all processes asked of the models, see `Judged`.
   """
 
   slots: list[tuple[Question, Answer, Verdict]]
@@ -86,7 +86,7 @@ def score(
   own = judged.result()
   begun = time.perf_counter()
   rows = [row for part, *_ in parts for row in part]
-  calls = {role: sum(c[role] for *_, c in parts) for role in own.calls}
+  calls = {name: sum(c[name] for *_, c in parts) for name in own.calls}
   scores = everyone = None
   totals, mask = np.zeros(own.shape, np.float32), np.zeros(own.shape, bool)
   if banks is not None:
@@ -154,6 +154,6 @@ def measurements(rollout: Rollout) -> dict[str, float]:
     "rollout/failures": len(wrong),
     "rollout/distinct_prefixes": len(prefixes),
     "budget/questions": len(status),
-    **{f"budget/{role}_calls": number for role, number in rollout.calls.items()},
+    **{f"budget/{name}": number for name, number in rollout.calls.items()},
     **{f"time/{stage}": seconds for stage, seconds in rollout.seconds.items()},
   }

@@ -65,7 +65,7 @@ def test_every_method_asks_as_many_questions(workdir):
     parsed = (rows["status"] != "unparsed").sum()
     for role in ("answerer", "verifier"):
       assert 0 < spent[method][f"{role}_calls"] <= parsed
-    assert spent[method]["tokens"] > len(rows)
+    assert spent[method]["questioner_tokens"] > len(rows)
 
 
 def test_what_is_trained_moves_and_what_is_not_does_not(workdir):

@@ -98,7 +98,7 @@ def test_the_second_turn_follows_the_answers_to_its_own_first(script, describe):
       pairs += 1
   assert pairs > B
   asked = len({(q.image_id, q.text) for q, _, _ in result.slots if q.text})
-  assert result.calls["answerer"] == asked + (B if describe else 0)
+  assert result.calls["answerer_calls"] == asked + (B if describe else 0)
   assert numbers["conme/qvr_first"] <= 1 and numbers["conme/fdr_second"] == 0
 
 
@@ -119,4 +119,4 @@ def test_a_model_behind_a_spec_asks_zero_shot_and_conme(script, tmp_path):
   # A name and a revision, never an address or a path.
   assert manifest["models"]["questioner"].startswith("scripted/roles.py:ask@")
   spent = records.totals(tmp_path / "run", "budget")
-  assert "tokens" not in spent["zero_shot"]
+  assert "questioner_tokens" not in spent["zero_shot"]
