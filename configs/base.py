@@ -21,7 +21,8 @@ def get_config() -> ml_collections.ConfigDict:
   c.questions_per_image = 2  # K: questions per response
 
   c.data = ml_collections.ConfigDict()
-  # testbed://?split=train&size=256&seed=0, or folder:///path?limit=1000
+  # testbed://?split=train&size=256&seed=0, folder:///path?limit=1000, jsonl:///file,
+  # hf:///folder, tfds://coco/2017?split=train&limit=1000&seed=0: see data/sources.py
   c.data.train = "testbed://?split=train&size=256"
   # Images that training never sees, for the final policy.
   c.data.heldout = "testbed://?split=heldout&size=64"

@@ -210,6 +210,39 @@ def _log(stack: contextlib.ExitStack, workdir: epath.Path) -> str:
   return os.path.join(folder, name)
 
 
+def open_images(
+  config: ml_collections.ConfigDict,
+) -> tuple[dict[str, data.Source], dict[str, dict]]:
+  """Opens the images to train on and the unseen ones, and says what was left out.
+
+  Returns:
+    "train" and "heldout" -> the source, and what the manifest says of it.
+
+  Raises:
+    ValueError: a spec can't work, or processes see different images: each would take
+      its part of another order.
+  """
+  sources: dict[str, data.Source] = {}
+
+  def open_all() -> dict[str, dict]:
+    sources["train"] = data.open(config.data.train)
+    sources["heldout"] = data.open(config.data.heldout)
+    return {use: data.describe(source) for use, source in sources.items()}
+
+  images, *others = hosts.together(open_all)
+  for index, other in enumerate(others, 1):
+    if other != images:
+      raise ValueError(
+        f"process {index} sees other images than process 0: {other} there, {images} "
+        "here; give them all the same files"
+      )
+  for use, said in images.items():
+    for line in said["skipped_named"]:
+      logging.warning("%s images: skipped %s", use, line)
+    logging.info("%(images)d images of %(source)s; %(skipped)d skipped", said)
+  return sources, images
+
+
 def discover(
   config: ml_collections.ConfigDict, workdir: epath.PathLike, stop: Stop | None = None
 ) -> dict | None:
@@ -236,10 +269,7 @@ def discover(
   hosts.from_first(lambda: records.check_config(workdir, config.to_dict(), _MAY_DIFFER))
 
   # ---- images and questioner -------------------------------------------------------
-  train, heldout = data.open(config.data.train), data.open(config.data.heldout)
-  for source in (train, heldout):
-    for skipped in source.skipped:
-      logging.warning("skipped %s: %s", skipped.path, skipped.reason)
+  sources, images = open_images(config)
   agent, folder, asked = None, None, ASKED
   if config.roles.questioner.startswith("hf://"):
     folder = inference.checkpoint_folder(config.roles.questioner)
@@ -262,6 +292,7 @@ def discover(
         seeds={"config.seed": config.seed},
         models=identities,
         prompts={role: prompts.version(role) for role in prompts.ROLES},
+        data=images,
         may_differ=_MAY_DIFFER,
       )
     )
@@ -272,8 +303,8 @@ def discover(
       manifest["run_id"],
       agent,
       roles,
-      train,
-      heldout,
+      sources["train"],
+      sources["heldout"],
       workers,
       stop or Stop(),
       identities,

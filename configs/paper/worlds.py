@@ -3,8 +3,9 @@
 `coco` is the paper's setting as far as it is printed: 1000 images of COCO's training
 set, Qwen2.5-VL-3B asks and answers, Qwen3-VL-30B-Thinking judges while training, Gemini
 3 Flash afterwards. What the paper leaves out (steps, G, rates) is ours, see
-`configs/base.py`. It expects checkpoints below /models, images below /coco, and hosts
-of these names that run `launch.sidecar`: each is a key, `--config.roles.…` changes it.
+`configs/base.py`. It expects checkpoints below /models, COCO as `tfds build` prepares
+it, SFT's sets below /data, and hosts of these names that run `launch.sidecar`; each is
+a key, and `--config.key=value` changes it.
 
 `testbed` is the quickstart's: tiny models on tiny scenes, on any laptop.
 """
@@ -27,12 +28,22 @@ def _coco():
   c.group_size = 8
   c.questions_per_image = 2
   c.sampling.max_new_tokens = 256
-  c.data.train = "folder:///coco/train2017?limit=1000"
-  c.data.heldout = "folder:///coco/val2017?limit=1000"
+  c.data.train = "tfds://coco/2017?split=train&limit=1000&seed=0"
+  c.data.heldout = "tfds://coco/2017?split=validation&limit=1000&seed=0"
   c.roles.questioner = "hf:///models/Qwen2.5-VL-3B-Instruct"
   c.roles.answerer = "grpc://qwen2-5-vl-3b:50051/answerer"
   c.roles.verifier = "grpc://qwen3-vl-30b-thinking:50051/verifier"
   c.roles.evaluator = "gemini://gemini-3-flash-preview"
+  # Five of the paper's seven sets. The others, vstar:///data/vstar and
+  # ocrbench_v2:///data/ocrbench_v2, allow no commercial use, or do not say:
+  # they need sft.allow_noncommercial.
+  c.sft.corpus = (
+    "blink:///data/blink",
+    "corecognition:///data/corecognition",
+    "mmvp:///data/mmvp",
+    "mmmu_pro:///data/mmmu_pro",
+    "chartqapro:///data/chartqapro",
+  )
   c.precision.compute = "bfloat16"
   c.precision.frozen = "bfloat16"
   # One image and its responses on each of 16 devices at a time.
