@@ -12,6 +12,7 @@ from fmd_jax.methods import (
   zero_shot,
 )
 from fmd_jax.models.layers import REMAT
+from fmd_jax.records import mirror
 
 METHODS = {
   module.NAME: module.run
