@@ -84,7 +84,7 @@ def totals(workdir: epath.PathLike, family: str) -> dict[str, dict[str, float]]:
   What nobody measured is left out: it is not 0.
   """
   out: dict[str, dict[str, float]] = {}
-  for row in _read_lines(epath.Path(workdir) / FILE):
+  for row in read_rows(workdir):
     for key, value in row.items():
       if key.startswith(f"{family}/") and value is not None:
         own = out.setdefault(row["method"], {})
