@@ -41,6 +41,11 @@ def get_config() -> ml_collections.ConfigDict:
   c.judge.max_tokens = 2048  # longest verdict, reasoning included
   c.judge.retries = 1  # of a verdict that does not parse; then the row is unscored
 
+  # Of the independent evaluation: how many questions it judges, drawn at random, as
+  # many of each method and split; 0: every one.
+  c.evaluation = ml_collections.ConfigDict()
+  c.evaluation.sample = 0
+
   c.sampling = ml_collections.ConfigDict()
   c.sampling.max_new_tokens = 256  # longest response
   c.sampling.temperature = 1.0  # GRPO needs 1: it trains what it samples

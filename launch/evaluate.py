@@ -1,8 +1,10 @@
 """Judges the records of a run again and makes its numbers and report anew:
 
-  python -m launch.evaluate --workdir DIR [--evaluator SPEC]
+  python -m launch.evaluate --workdir DIR [--evaluator SPEC] [--sample 2000]
+    [--max_usd 5 --usd_in 0.5 --usd_out 3] [--max_calls N] [--dry_run]
 
-The evaluator and the embedder are those of the run's config.json unless told.
+The evaluator and the embedder are those of the run's config.json unless told. What it
+costs is printed first. Killed, or out of budget, the same command goes on.
 """
 
 import json
@@ -13,13 +15,28 @@ from absl import app, flags, logging
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Of the run.", required=True)
 _EVALUATOR = flags.DEFINE_string("evaluator", None, "Another judge: a model spec.")
+_SAMPLE = flags.DEFINE_integer(
+  "sample",
+  None,
+  "Judge this many questions, drawn at random, equally many of each method and split; "
+  "0: every one. Default: the config's evaluation.sample.",
+  lower_bound=0,
+)
+_SEED = flags.DEFINE_integer("seed", None, "Of the sample. Default: the config's.")
+_MAX_CALLS = flags.DEFINE_integer(
+  "max_calls", 0, "Most requests to the judge, repeated ones included; 0: no limit.", 0
+)
+_MAX_USD = flags.DEFINE_float("max_usd", 0.0, "Most USD, by estimate; 0: no limit.", 0)
+_USD_IN = flags.DEFINE_float("usd_in", 0.0, "USD for a million tokens read.", 0)
+_USD_OUT = flags.DEFINE_float("usd_out", 0.0, "USD for a million tokens written.", 0)
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the cost and ask nothing.")
 
 
 def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
   logging.set_verbosity(logging.INFO)
-  from fmd_jax import discover, evaluate, report
+  from fmd_jax import evaluate
 
   workdir = pathlib.Path(_WORKDIR.value)
   if not (workdir / "config.json").is_file():
@@ -27,13 +44,32 @@ def main(argv: list[str]) -> None:
   config = ml_collections.ConfigDict(json.loads((workdir / "config.json").read_text()))
   if _EVALUATOR.value:
     config.roles.evaluator = _EVALUATOR.value
+  # A run of before this key was evaluated whole.
+  sample = config.evaluation.sample if "evaluation" in config else 0
+  sample = sample if _SAMPLE.value is None else _SAMPLE.value
+  seed = config.seed if _SEED.value is None else _SEED.value
+  budget = evaluate.Budget(
+    _MAX_CALLS.value, _MAX_USD.value, _USD_IN.value, _USD_OUT.value
+  )
   try:
+    plan = evaluate.make_plan(workdir, sample, seed)
+    if _DRY_RUN.value:
+      # Of all, since whose verdicts are there is known once the judge is served.
+      cost = evaluate.estimate(workdir, plan.keys(), budget)
+      print(f"{config.roles.evaluator}, {plan.rows:,} questions: at most {cost}")
+      budget.check(cost)
+      return
+    from fmd_jax import discover, report  # they bring jax
+
     with discover.serve_roles(config, workdir, ("evaluator", "embedder")) as models:
       evaluate.evaluate(
         workdir,
         models["evaluator"],
+        plan,
         max_tokens=config.judge.max_tokens,
         retries=config.judge.retries,
+        budget=budget,
+        tell=print,
       )
       metrics = evaluate.measure(workdir, models["embedder"], config.seed)
     page = report.build(workdir)
