@@ -10,6 +10,7 @@ from fmd_jax.trust.agreement import (
 )
 from fmd_jax.trust.calibration import calibrate, write_calibration
 from fmd_jax.trust.consensus import dawid_skene
+from fmd_jax.trust.scoring import score, table
 
 __all__ = [
   "accuracy_by_margin",
@@ -20,5 +21,7 @@ __all__ = [
   "krippendorff_alpha",
   "majority",
   "percent_agreement",
+  "score",
+  "table",
   "write_calibration",
 ]
