@@ -13,6 +13,8 @@ import pathlib
 import ml_collections
 from absl import app, flags, logging
 
+from configs import base
+
 _WORKDIR = flags.DEFINE_string("workdir", None, "Of the run.", required=True)
 _EVALUATOR = flags.DEFINE_string("evaluator", None, "Another judge: a model spec.")
 _SAMPLE = flags.DEFINE_integer(
@@ -24,12 +26,34 @@ _SAMPLE = flags.DEFINE_integer(
 )
 _SEED = flags.DEFINE_integer("seed", None, "Of the sample. Default: the config's.")
 _MAX_CALLS = flags.DEFINE_integer(
-  "max_calls", 0, "Most requests to the judge, repeated ones included; 0: no limit.", 0
+  "max_calls", 0, "Most requests of this evaluation; 0: as the config says.", 0
 )
-_MAX_USD = flags.DEFINE_float("max_usd", 0.0, "Most USD, by estimate; 0: no limit.", 0)
-_USD_IN = flags.DEFINE_float("usd_in", 0.0, "USD for a million tokens read.", 0)
-_USD_OUT = flags.DEFINE_float("usd_out", 0.0, "USD for a million tokens written.", 0)
+_MAX_USD = flags.DEFINE_float("max_usd", 0.0, "Most dollars of it; 0: likewise.", 0)
+_USD_IN = flags.DEFINE_float(
+  "usd_in", None, "Dollars for a million tokens read. Default: the config's.", 0
+)
+_USD_OUT = flags.DEFINE_float("usd_out", None, "The same for tokens written.", 0)
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the cost and ask nothing.")
+
+
+def _filled(saved: dict, known: dict) -> dict:
+  """A config with the defaults of keys that an older version did not have."""
+  return saved | {
+    key: _filled(saved.get(key, {}), default)
+    if isinstance(default, dict)
+    else saved.get(key, default)
+    for key, default in known.items()
+  }
+
+
+def _limit(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+  """The ledger counts from the run's beginning: what this may spend comes on top."""
+  from fmd_jax import inference
+
+  ledger = inference.Ledger(workdir / "spending.json", calls=0, usd=0.0, prices={})
+  for key, most in (("calls", _MAX_CALLS.value), ("usd", _MAX_USD.value)):
+    if most:
+      config.budget[key] = most + type(most)(ledger.total(key))
 
 
 def main(argv: list[str]) -> None:
@@ -41,24 +65,29 @@ def main(argv: list[str]) -> None:
   workdir = pathlib.Path(_WORKDIR.value)
   if not (workdir / "config.json").is_file():
     raise SystemExit(f"error: {workdir} holds no run: it has no config.json")
-  config = ml_collections.ConfigDict(json.loads((workdir / "config.json").read_text()))
+  saved = json.loads((workdir / "config.json").read_text())
+  config = ml_collections.ConfigDict(_filled(saved, base.get_config().to_dict()))
   if _EVALUATOR.value:
     config.roles.evaluator = _EVALUATOR.value
-  # A run of before this key was evaluated whole.
-  sample = config.evaluation.sample if "evaluation" in config else 0
-  sample = sample if _SAMPLE.value is None else _SAMPLE.value
+  sample = config.evaluation.sample if _SAMPLE.value is None else _SAMPLE.value
   seed = config.seed if _SEED.value is None else _SEED.value
-  budget = evaluate.Budget(
-    _MAX_CALLS.value, _MAX_USD.value, _USD_IN.value, _USD_OUT.value
-  )
+  given = (_USD_IN.value, _USD_OUT.value)
+  known = config.budget.prices.evaluator
+  price = tuple(a if b is None else b for a, b in zip(known, given))
+  config.budget.prices.evaluator = price
+
+  def allow(cost: evaluate.Cost) -> None:
+    cost.check(_MAX_CALLS.value, _MAX_USD.value)
+
   try:
     plan = evaluate.make_plan(workdir, sample, seed)
     if _DRY_RUN.value:
       # Of all, since whose verdicts are there is known once the judge is served.
-      cost = evaluate.estimate(workdir, plan.keys(), budget)
+      cost = evaluate.estimate(workdir, plan.keys(), price)
       print(f"{config.roles.evaluator}, {plan.rows:,} questions: at most {cost}")
-      budget.check(cost)
+      allow(cost)
       return
+    _limit(config, workdir)
     from fmd_jax import discover, report  # they bring jax
 
     with discover.serve_roles(config, workdir, ("evaluator", "embedder")) as models:
@@ -68,7 +97,8 @@ def main(argv: list[str]) -> None:
         plan,
         max_tokens=config.judge.max_tokens,
         retries=config.judge.retries,
-        budget=budget,
+        price=price,
+        allow=allow,
         tell=print,
       )
       metrics = evaluate.measure(workdir, models["embedder"], config.seed)

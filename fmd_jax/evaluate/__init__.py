@@ -13,8 +13,6 @@ from fmd_jax.evaluate.measured import (
   read_evaluations,
 )
 from fmd_jax.evaluate.plan import (
-  Budget,
-  BudgetError,
   Cost,
   Plan,
   allocate,
@@ -25,8 +23,6 @@ from fmd_jax.evaluate.plan import (
 
 __all__ = [
   "CALIBRATION",
-  "Budget",
-  "BudgetError",
   "Cost",
   "Plan",
   "allocate",

@@ -4,16 +4,17 @@ import json
 import pathlib
 
 from absl import logging
+from etils import epath
 
 _CENSUSES = pathlib.Path(__file__).parents[1] / "testbed" / "assets"
 
 
-def shipped_census(workdir: pathlib.Path) -> dict | None:
+def shipped_census(workdir: epath.PathLike) -> dict | None:
   """The census of the run's answerer: cell -> n, failures, rate, planted.
 
   None for a model that has none, and for another model of the name of one that has.
   """
-  path = workdir / "manifest.json"
+  path = epath.Path(workdir) / "manifest.json"
   manifest = json.loads(path.read_text()) if path.is_file() else {}
   answerer = str(manifest.get("models", {}).get("answerer", ""))
   name = answerer.partition("@")[0].rpartition("/")[2]

@@ -1,17 +1,17 @@
 """The evaluator's verdicts on the records, as evaluations/*.parquet."""
 
 import json
-import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 from absl import logging
-from tqdm import tqdm
+from etils import epath
 
 from fmd_jax import evaluator, prompts
-from fmd_jax.evaluate.plan import Budget, BudgetError, Key, Metered, Plan, estimate
+from fmd_jax.evaluate.plan import Cost, Key, Plan, estimate
 from fmd_jax.evaluate.verdicts import Verdicts
 from fmd_jax.inference import Generator, identity
+from fmd_jax.progress import Progress
 from fmd_jax.records.files import write_atomic
 from fmd_jax.records.writer import write_parquet
 from fmd_jax.types import CRITERIA, Answer, ImageExample, Question, Verdict
@@ -27,13 +27,14 @@ EXACT = "oracle@"  # identity of the testbed's judge without noise: it is the tr
 
 
 def evaluate(
-  workdir: pathlib.Path,
+  workdir: epath.PathLike,
   judge: Generator,
   plan: Plan,
   *,
   max_tokens: int,
   retries: int,
-  budget: Budget | None = None,
+  price: Sequence[float] = (0.0, 0.0),
+  allow: Callable[[Cost], None] = lambda cost: None,
   tell: Callable[[str], None] = logging.info,
 ) -> None:
   """Judges recorded questions and answers again, by another model.
@@ -50,28 +51,28 @@ def evaluate(
     plan: of `make_plan`.
     max_tokens: longest verdict.
     retries: of a verdict that doesn't parse.
-    budget: what it may cost.
-    tell: is given the cost before anything is asked.
+    price: US dollars for a million tokens that the judge reads, and writes.
+    allow: raises when the cost is too high; called before anything is asked.
+    tell: is given the cost as text, first of all.
 
   Raises:
-    BudgetError: it would cost too much, and nothing was asked; or it has cost as much
-      as it may, and what was judged is kept.
+    BudgetError: of the judge, which may spend no more; what was judged is kept.
   """
-  budget = budget or Budget()
+  workdir = epath.Path(workdir)
   limits = {"max_tokens": max_tokens, "retries": retries}
   known = {"judge": identity(judge), "prompt": prompts.version("evaluator")} | limits
   verdicts = Verdicts(workdir, known)
   keys = plan.keys()
   left = [key for key in keys if key not in verdicts]
-  cost = estimate(workdir, left, budget)
+  cost = estimate(workdir, left, price)
   _warn_if_not_independent(identity(judge), plan)
   of = f"a sample of {plan.rows:,}" if plan.sample else "all"
   tell(
     f"{identity(judge)} judges {of} of {sum(plan.asked.values()):,} questions, "
     f"{len(keys):,} distinct, {len(keys) - len(left):,} of them judged before: {cost}"
   )
-  budget.check(cost)
-  _ask(workdir, Metered(judge, budget), left, verdicts, limits)
+  allow(cost)
+  _ask(workdir, judge, left, verdicts, limits)
   for name, rows in plan.tables.items():
     _write(workdir, name, rows, verdicts, identity(judge))
   statement = {
@@ -85,19 +86,13 @@ def evaluate(
   write_atomic(workdir / "evaluations" / "plan.json", text.encode())
 
 
-def _ask(workdir, judge: Metered, left: list[Key], verdicts: Verdicts, limits) -> None:
-  with tqdm(total=len(left), desc="evaluate", unit="question") as bar:
+def _ask(workdir, judge, left: list[Key], verdicts: Verdicts, limits) -> None:
+  with Progress(total=len(left), desc="evaluate", unit="question") as bar:
     for at in range(0, len(left), _PART):
       part = left[at : at + _PART]
       items = [_item(workdir, key) for key in part]
       verdicts.add(part, evaluator.judge(judge, items, **limits))
       bar.update(len(part))
-      if judge.exhausted:
-        raise BudgetError(
-          f"the budget was used up by {judge.calls:,} calls, with about "
-          f"{len(left) - at - len(part):,} questions to go; what was judged is kept: "
-          "the same command with a larger budget goes on"
-        )
 
 
 def _warn_if_not_independent(judge: str, plan: Plan) -> None:
@@ -117,7 +112,7 @@ def _item(workdir, key: Key) -> tuple[ImageExample, Question, Answer]:
   return image, Question(image_id, 0, 0, question), Answer(answer, "")
 
 
-def _png(workdir: pathlib.Path, image_id: str) -> bytes:
+def _png(workdir, image_id: str) -> bytes:
   return (workdir / "images" / f"{image_id}.png").read_bytes()
 
 

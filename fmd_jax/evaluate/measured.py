@@ -1,12 +1,12 @@
 """The numbers of a run: evaluations/*.parquet -> metrics.json."""
 
 import json
-import pathlib
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from absl import logging
+from etils import epath
 
 from fmd_jax import metrics
 from fmd_jax.evaluate.census import shipped_census
@@ -22,7 +22,7 @@ _BATCH = 512
 CALIBRATION = "calibration.json"  # in a workdir; `trust.calibrate` makes it
 
 
-def measure(workdir: pathlib.Path, embedder: Embedder, seed: int) -> dict[str, Any]:
+def measure(workdir: epath.PathLike, embedder: Embedder, seed: int) -> dict[str, Any]:
   """Makes `metrics.json` of the evaluations.
 
   Diversity is also given at one N: that of the method with the fewest valid questions
@@ -46,6 +46,7 @@ def measure(workdir: pathlib.Path, embedder: Embedder, seed: int) -> dict[str, A
     "comparison": method -> protocol -> FDR and QVR against Zero Shot; "pairs": the same
     of every two methods, with their skills, p-values adjusted over these.
   """
+  workdir = epath.Path(workdir)
   tables = {
     key: table.assign(band=metrics.difficulty(table))
     for key, table in read_evaluations(workdir).items()
@@ -91,12 +92,12 @@ def measure(workdir: pathlib.Path, embedder: Embedder, seed: int) -> dict[str, A
   return result
 
 
-def read_evaluations(workdir: pathlib.Path) -> dict[tuple[str, str], pd.DataFrame]:
+def read_evaluations(workdir: epath.PathLike) -> dict[tuple[str, str], pd.DataFrame]:
   """(protocol, method) -> what the evaluator said, in the order of asking."""
   return {
     (protocol, path.stem.removesuffix("_heldout")): pd.read_parquet(path)
     for protocol, split in PROTOCOLS.items()
-    for path in sorted((workdir / "evaluations").glob("*.parquet"))
+    for path in sorted((epath.Path(workdir) / "evaluations").glob("*.parquet"))
     if path.stem.endswith("_heldout") == (split == "heldout")
   }
 
@@ -141,7 +142,7 @@ def _pairs(methods: list[str]) -> list[tuple[str, str]]:
   return [(a, b) for i, a in enumerate(order) for b in order[:i]]
 
 
-def read_calibration(workdir: pathlib.Path) -> dict[str, Any]:
+def read_calibration(workdir: epath.PathLike) -> dict[str, Any]:
   """Judge -> its errors, of calibration.json; nothing where there is none.
 
   Raises:

@@ -7,11 +7,11 @@ limits: another judge's verdicts are never taken for this one's.
 
 import hashlib
 import json
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+from etils import epath
 
 from fmd_jax.evaluate.plan import Key
 from fmd_jax.records.writer import write_parquet
@@ -30,10 +30,10 @@ class Verdicts:
     judge: what its verdicts depend on, by name: plain JSON.
   """
 
-  def __init__(self, workdir: pathlib.Path, judge: Mapping[str, Any]):
+  def __init__(self, workdir: epath.PathLike, judge: Mapping[str, Any]):
     text = json.dumps(dict(judge), sort_keys=True)
     name = hashlib.sha256(text.encode()).hexdigest()[:12]
-    self._folder = workdir / "evaluations" / "verdicts" / name
+    self._folder = epath.Path(workdir) / "evaluations" / "verdicts" / name
     self._found: dict[Key, Verdict] = {}
     self._parts = 0
     for path in sorted(self._folder.glob("part-*.parquet")):

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from configs import base
-from fmd_jax import evaluate, records
+from fmd_jax import evaluate, inference, records
 from fmd_jax.evaluate import judged
 from fmd_jax.inference import Reply
 from fmd_jax.types import CRITERIA, ImageExample
@@ -205,25 +205,28 @@ def test_the_sample_is_fair():
 
 
 def test_a_budget_stops_before_anything_is_asked(workdir):
-  """And names the sample that fits; a limit in USD without prices is refused."""
+  """And names the sample that fits; a limit in dollars without prices is refused."""
   judge = Judge()
-  with pytest.raises(evaluate.BudgetError, match="--sample=") as error:
-    run(workdir, judge, budget=evaluate.Budget(max_calls=10))
+
+  def at_most(price=(0.0, 0.0), sample=0, **limits):
+    run(workdir, judge, sample, price=price, allow=lambda cost: cost.check(**limits))
+
+  with pytest.raises(inference.BudgetError, match="--sample=") as error:
+    at_most(calls=10)
   fits = int(str(error.value).rpartition("--sample=")[2].split()[0])
-  with pytest.raises(evaluate.BudgetError, match="usd_in"):
-    run(workdir, judge, budget=evaluate.Budget(max_usd=1.0))
-  priced = {"usd_in": 1.0, "usd_out": 2.0}
-  with pytest.raises(evaluate.BudgetError, match="USD"):
-    run(workdir, judge, budget=evaluate.Budget(max_usd=1e-6, **priced))
+  with pytest.raises(inference.BudgetError, match="usd_in"):
+    at_most(usd=1.0)
+  with pytest.raises(inference.BudgetError, match="USD"):
+    at_most(usd=1e-6, price=(1.0, 2.0))
   assert not judge.asked
-  run(workdir, judge, fits, budget=evaluate.Budget(max_calls=10))
+  at_most(calls=10, sample=fits)
   assert 0 < len(judge.asked) <= 10
 
 
 def test_the_cost_is_what_it_says(workdir):
   """Per call 2 visual tokens (56 x 28) and a quarter of the prompt's characters."""
   keys = evaluate.make_plan(workdir).keys()
-  found = evaluate.estimate(workdir, keys, evaluate.Budget(usd_in=4.0, usd_out=8.0))
+  found = evaluate.estimate(workdir, keys, (4.0, 8.0))
   assert found.calls == len(keys)
   assert found.usd == pytest.approx(
     (4 * found.input_tokens + 8 * found.output_tokens) / 1e6, rel=1e-4
@@ -233,19 +236,20 @@ def test_the_cost_is_what_it_says(workdir):
   assert longer.input_tokens - shorter.input_tokens == 100
 
 
-def test_a_budget_that_retries_use_up_keeps_what_was_judged(workdir):
-  """Estimates know nothing of retries: the limit holds anyway."""
+def test_a_budget_that_retries_use_up_keeps_what_was_judged(workdir, tmp_path):
+  """Estimates know nothing of retries: the ledger's limit holds anyway."""
   mute, plan = {f"What 0 {k}" for k in range(4)}, evaluate.make_plan(workdir)
-  budget = evaluate.Budget(max_calls=len(plan.keys()))
+  most = len(plan.keys())
+  ledger = inference.Ledger(tmp_path / "s.json", calls=most, usd=0.0, prices={})
   judge = Judge(mute=mute)
-  options = {"max_tokens": 64, "retries": 3, "budget": budget, "tell": lambda _: None}
-  with pytest.raises(evaluate.BudgetError, match="goes on"):
-    evaluate.evaluate(workdir, judge, plan, **options)
-  assert len(judge.asked) == budget.max_calls
+  limited = inference.BudgetedGenerator(judge, "evaluator", ledger)
+  options = {"max_tokens": 64, "retries": 3, "tell": lambda _: None}
+  with pytest.raises(inference.BudgetError):
+    evaluate.evaluate(workdir, limited, plan, **options)
+  assert len(judge.asked) <= most
   well = Judge()
   evaluate.evaluate(workdir, well, plan, **options)
-  judged_before = {pair for pair in judge.asked if pair[0] not in mute}
-  assert judged_before and len(well.asked) < budget.max_calls
+  assert len(well.asked) < most
 
 
 def test_a_judge_that_made_the_reward_is_named(workdir, caplog):
