@@ -13,10 +13,11 @@ import pandas as pd
 from jaxtyping import Float
 
 from fmd_jax.metrics import versus
+from fmd_jax.metrics.comparison import compare
 from fmd_jax.metrics.diversity import prefix_entropy, rarefied, vendi
 from fmd_jax.metrics.planted import BUDGET, area_ratio
-from fmd_jax.metrics.rates import compare, distinct_failures, flags, rates
-from fmd_jax.metrics.skills import n_skills, skill_coverage
+from fmd_jax.metrics.rates import distinct_failures, flags, rates
+from fmd_jax.metrics.skills import mean_skill_rate, n_skills, skill_coverage
 from fmd_jax.metrics.versus import by_skill
 from fmd_jax.records.measurements import totals
 
@@ -50,7 +51,6 @@ METRICS = {
   "area_ratio": ("area / Zero Shot", 2),
 }
 _COLUMNS = ["image_id", "status", "question", "valid", "correct"]
-_RATED_MORE_THAN = 100  # questions of a skill; the paper's Table 2
 
 
 class Asked(NamedTuple):
@@ -262,10 +262,8 @@ def _numbers(runs, diversities, place: int, reference: str | None) -> dict[str, 
   if "skills" in run.rows:
     known = run.rows.loc[flags(run.rows)["valid"], "skills"].dropna()
     cells["skill_coverage"] = _cell(skill_coverage(known.tolist()))
-    rated = by_skill(run.rows)
-    rated = rated[rated["n"] > _RATED_MORE_THAN]
-    rate = (rated["failures"] / rated["n"]).mean() if len(rated) else None
-    cells["skill_fdr"] = _cell(rate)
+    rate = mean_skill_rate(run.rows, seed=run.seed)
+    cells["skill_fdr"] = _cell(*(rate[end] for end in _ENDS))
   base = _baseline(runs, run)
   if base is not None:
     zero_shot = runs[base].rows

@@ -6,11 +6,9 @@ Ratios of FDR and LD, exclusive skills: what Tables 1 and 3 claim.
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from fmd_jax.metrics.rates import flags
-from fmd_jax.metrics.skills import MORE_THAN
+from fmd_jax.metrics.skills import MORE_THAN, incidence
 
 
 def by_skill(rows: pd.DataFrame) -> pd.DataFrame:
@@ -19,13 +17,9 @@ def by_skill(rows: pd.DataFrame) -> pd.DataFrame:
   Args:
     rows: with status, valid, correct and `skills`, a list or null.
   """
-  columns = flags(rows)
-  valid = columns["valid"] & rows["skills"].notna().to_numpy()
-  lists = [sorted(set(own)) for own in rows.loc[valid, "skills"]]
-  failed = np.repeat(columns["failure"][valid], [len(own) for own in lists])
-  names = [skill for own in lists for skill in own]
-  frame = pd.DataFrame({"skill": names, "failures": failed, "n": 1})
-  return frame.groupby("skill")[["n", "failures"]].sum()
+  found = incidence(rows)
+  failures, n = found.sums().sum(1).astype(int)
+  return pd.DataFrame({"n": n, "failures": failures}, index=found.names)
 
 
 def exclusive(own: pd.DataFrame, others: Sequence[pd.DataFrame]) -> pd.DataFrame:
