@@ -132,12 +132,12 @@ def get_config() -> ml_collections.ConfigDict:
   # Whether sets may be used whose licence forbids commercial use, or is not stated.
   c.sft.allow_noncommercial = False
   # Each image this often, with as many questions as group_size responses hold.
-  c.sft.epochs = 1.0
+  c.sft.epochs = 2.0
   c.sft.learning_rate = 1e-5  # the peak; it falls as optimizer.end_scale says
 
   c.expert_iteration = ml_collections.ConfigDict()
   c.expert_iteration.rounds = 5  # of asking and learning; they share `steps`
-  c.expert_iteration.epochs = 2.0  # over a round's failures, as sft.epochs
+  c.expert_iteration.epochs = 3.0  # over a round's failures, as sft.epochs
   c.expert_iteration.learning_rate = 1e-5  # constant after the warm-up
 
   c.conme = ml_collections.ConfigDict()
