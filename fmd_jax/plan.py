@@ -31,6 +31,9 @@ def describe(config: ml_collections.ConfigDict) -> str:
   step = config.images_per_step * per_image
   asked = config.steps * step
   unseen = _size(config.data.heldout)
+  # Whole batches only, as `ask_heldout` makes them.
+  rest = (unseen or 0) % max(min(config.images_per_step, unseen or 1), 1)
+  seen = (unseen or 0) - rest
   lines = [f"methods       {', '.join(config.methods)}, one after another"]
   for role, spec in config.roles.items():
     inference.is_remote(spec)
@@ -45,10 +48,10 @@ def describe(config: ml_collections.ConfigDict) -> str:
   rows = [("method", "updates", "questions", "answerer", "verifier", "evaluator")]
   total = [0] * 4
   for method in config.methods:
-    questions = asked + (unseen or 0) // config.images_per_step * step
+    questions = asked + seen * per_image
     answers = questions
     if method == "conme" and config.conme.describe:
-      answers += config.steps * config.images_per_step + (unseen or 0)
+      answers += config.steps * config.images_per_step + seen
     numbers = [questions, answers, questions, questions]
     total = [a + b for a, b in zip(total, numbers, strict=True)]
     rows.append((method, _updates(config, method), *(f"{n:,}" for n in numbers)))
@@ -58,11 +61,11 @@ def describe(config: ml_collections.ConfigDict) -> str:
     cells = [row[0].ljust(widths[0]), row[1].ljust(widths[1])]
     cells += [cell.rjust(w) for cell, w in zip(row[2:], widths[2:], strict=True)]
     lines.append("  ".join(cells).rstrip())
-  lines.append("(calls at most, without retries; the questioner says at most")
   tokens = config.sampling.max_new_tokens * total[0] // k
-  lines.append(
-    f"{tokens:,} tokens, an answer has at most {config.answerer.max_tokens})"
-  )
+  lines += [
+    f"Calls at most, without retries. The questioner says at most {tokens:,} tokens,",
+    f"an answer has at most {config.answerer.max_tokens}.",
+  ]
   if unseen is None:
     lines.append("The unseen images are not counted: their spec has no size or limit.")
   return "\n".join(lines)
