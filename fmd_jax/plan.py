@@ -52,7 +52,9 @@ def describe(config: ml_collections.ConfigDict) -> str:
     answers = questions
     if method == "conme" and config.conme.describe:
       answers += config.steps * config.images_per_step + seen
-    numbers = [questions, answers, questions, questions]
+    most = config.evaluation.sample or questions
+    judged = min(most, asked) + min(most, seen * per_image)
+    numbers = [questions, answers, questions, judged]
     total = [a + b for a, b in zip(total, numbers, strict=True)]
     rows.append((method, _updates(config, method), *(f"{n:,}" for n in numbers)))
   rows.append(("all", "", *(f"{n:,}" for n in total)))

@@ -19,16 +19,21 @@ def test_the_numbers_are_those_of_the_config():
   asked = 5 * 16 + 2 * 16
   assert line_of(text, "zero_shot") == ["0", *[str(asked)] * 4]
   # Each image is described once by the target, too.
-  assert line_of(text, "conme") == [
-    "0",
-    str(asked),
-    str(asked + 20 + 10),
-    *[str(asked)] * 2,
-  ]
+  said = str(asked + 5 * 4 + 8)
+  assert line_of(text, "conme") == ["0", str(asked), said, *[str(asked)] * 2]
   assert line_of(text, "expert_iteration")[:3] == ["5", "rounds", str(asked)]
   assert line_of(text, "sft_then_grpo")[:4] == ["2", "epochs", "+", "5"]
   assert line_of(text, "all")[0] == str(4 * asked)
   assert line_of(text, "answerer") == [config.roles.answerer]
+
+
+def test_a_sample_is_judged():
+  config = small_config(images_per_step=4, group_size=2, steps=5)
+  config.methods = ("zero_shot",)
+  config.data.heldout = "testbed://?split=heldout&size=8"
+  config.evaluation.sample = 50
+  # Of 80 questions 50, of the 32 about unseen images all.
+  assert line_of(plan.describe(config), "zero_shot")[-1] == "82"
 
 
 def test_what_is_not_known_is_said():
