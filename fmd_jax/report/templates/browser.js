@@ -100,8 +100,8 @@
 
   function refresh(row) {
     filter();
-    const kept = row === undefined ? -1 : found.indexOf(row);
-    if (kept < 0) chosen = false;
+    const kept = chosen && row !== undefined ? found.indexOf(row) : -1;
+    chosen = kept >= 0;
     list.scrollTop = 0;
     clearRows();
     rows.style.height = `${found.length * ROW}px`;
