@@ -11,7 +11,16 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from fmd_jax.report import browser, curves, failures, pictures, planted, skills, summary
+from fmd_jax.report import (
+  analyses,
+  browser,
+  curves,
+  failures,
+  pictures,
+  planted,
+  skills,
+  summary,
+)
 from fmd_jax.report.parts import said, text_of
 from fmd_jax.report.reading import Run, read_run
 
@@ -62,12 +71,12 @@ def render(run: Run, target: pathlib.Path, max_failures: int) -> str:
     lstrip_blocks=True,
   )
   environment.filters["said"] = said
-  scripts = [(templates / name).read_text() for name in _SCRIPTS]
+  scripts = [(templates / name).read_text(encoding="utf-8") for name in _SCRIPTS]
   judged = len(run.evaluations) > 0
   rows = failures.distinct_valid(run.evaluations) if judged else pd.DataFrame()
   table = skills.table(run, rows)
   return environment.get_template("report.html").render(
-    style=Markup((templates / "style.css").read_text()),
+    style=Markup((templates / "style.css").read_text(encoding="utf-8")),
     scripts=[Markup(script) for script in scripts],
     hashes=" ".join(f"'sha256-{_digest(script)}'" for script in scripts),
     title=f"What {run.model('answerer', 'the model')} gets wrong",
@@ -82,6 +91,7 @@ def render(run: Run, target: pathlib.Path, max_failures: int) -> str:
     curves=curves.charts_of(run),
     diagnostics=curves.diagnostics(run),
     planted=planted.parts(run),
+    analyses=analyses.parts(run),
     group_noun="skill" if failures.knows_skills(run.evaluations) else "beginning",
     groups=_worst_groups(run, rows, table),
     table=table,

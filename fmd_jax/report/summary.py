@@ -72,11 +72,11 @@ def calibration(run: Run) -> dict[str, Any]:
   judge = run.model("evaluator", "the judge")
   known = run.calibration.get(judge, {})
   told = [
-    f"{criterion}: {name} {rate(found[name]).text} ({rate(found[name]).between}, "
-    f"{found[name]['n']:,} questions)"
-    for criterion, found in known.items()
+    f"{criterion}: {name} {rate(found).text} ({rate(found).between}, "
+    f"{found['n']:,} questions)"
+    for criterion in ("valid", "correct")
     for name in ("sensitivity", "specificity")
-    if found.get(name)
+    if (found := known.get(criterion, {}).get(name))
   ]
   if told:
     return {"known": True, "text": f"{judge} beside people: {'; '.join(told)}."}
@@ -98,6 +98,7 @@ def comparison(run: Run) -> list[Row]:
       "Questions": Estimate(f"{found['questions']:,}", f"{found['images']:,} pictures"),
       "Valid (QVR)": rate(found["qvr"]),
       "Wrong of valid (FDR)": rate(found["fdr"]),
+      **_without_errors(run, found),
       "Failures found": Estimate(f"{found['failures']['distinct']:,}"),
       "Semantic diversity": _diversity(found.get("sd"), "vendi", 1),
       "Lexical diversity": _diversity(found.get("ld"), "ld", 3),
@@ -106,6 +107,14 @@ def comparison(run: Run) -> list[Row]:
     }
     rows.append(Row(method, protocol, tuple(cells.items())))
   return rows
+
+
+def _without_errors(run: Run, found: dict[str, Any]) -> dict[str, Estimate]:
+  """FDR without the judge's measured errors, where any row of the table has it."""
+  if not any(of.get("corrected") for _, _, of in _summaries(run)):
+    return {}
+  corrected = found.get("corrected") or {"fdr": None}
+  return {"FDR, the judge's errors taken out": rate(corrected["fdr"])}
 
 
 def intervals(run: Run) -> list[Chart]:
