@@ -1,4 +1,4 @@
-"""The tables and figures that `launch.taxonomy` left in `analysis/`, shown as they are."""
+"""The tables and figures that `launch.taxonomy` left in `analysis/`, as they are."""
 
 import base64
 import csv
