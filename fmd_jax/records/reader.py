@@ -1,5 +1,6 @@
 """Shards back to one table, each row once, in the order it was asked."""
 
+import collections
 import io
 
 import pandas as pd
@@ -44,6 +45,19 @@ def steps(workdir: epath.PathLike, method: str, split: Split = "train") -> list[
   return sorted({step for step, _, _ in _shards(workdir, method, split)})
 
 
+def whole_steps(
+  workdir: epath.PathLike, method: str, split: Split = "train"
+) -> set[int]:
+  """The steps of which every host has written its shard."""
+  found: collections.Counter[tuple[int, int]] = collections.Counter()
+  folder = shard_folder(workdir, method, split)
+  for path in folder.iterdir() if folder.exists() else ():
+    match = SHARD_NAME.fullmatch(path.name)
+    if match:
+      found[int(match[1]), int(match[3])] += 1
+  return {step for (step, hosts), n in found.items() if n == hosts}
+
+
 def read_table(
   workdir: epath.PathLike, method: str, split: Split = "train"
 ) -> pa.Table:
@@ -77,8 +91,16 @@ def read_table(
         f"{path} has records of schema {version}; this version of fmd_jax reads "
         f"{SCHEMA_VERSION}"
       )
-    tables.append(table.select(SCHEMA.names))
+    tables.append(_with_all_columns(table))
   return pa.concat_tables(tables)
+
+
+def _with_all_columns(table: pa.Table) -> pa.Table:
+  """The columns of the schema; nullable ones that came after the shard are null."""
+  for field in SCHEMA:
+    if field.nullable and field.name not in table.column_names:
+      table = table.append_column(field, pa.nulls(len(table), field.type))
+  return table.select(SCHEMA.names)
 
 
 def read(workdir: epath.PathLike, method: str, split: Split = "train") -> pd.DataFrame:
