@@ -81,7 +81,7 @@ def render(run: Run, target: pathlib.Path, max_failures: int) -> str:
     hashes=" ".join(f"'sha256-{_digest(script)}'" for script in scripts),
     title=f"What {run.model('answerer', 'the model')} gets wrong",
     subtitle=_subtitle(run),
-    headline=[*summary.headline(run), *skills.sentences(run, table)],
+    headline=[*skills.sentences(run, table), *summary.headline(run)],
     tiles=summary.tiles(run),
     calibration=summary.calibration(run),
     comparison=summary.comparison(run),

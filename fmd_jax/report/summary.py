@@ -54,7 +54,7 @@ def tiles(run: Run) -> list[tuple[Estimate, str, bool]]:
   summaries, rates, planted = list(_summaries(run)), [], []
   for method, protocol, found in summaries:
     if protocol == summaries[-1][1] and found["fdr"]["value"] is not None:
-      label = f"of {method.label}'s valid questions answered wrongly"
+      label = f"of the valid questions of {method.label} answered wrongly"
       rates.append((rate(found["fdr"]), label, True))
     known = found.get("planted")
     if protocol == summaries[0][1] and known and known["planted"]:

@@ -384,7 +384,8 @@
   for (const name of Object.keys(selects)) fill(name);
   if (new Set(columns.step).size < 2) inputs.from.closest("fieldset").hidden = true;
   for (const input of Object.values(inputs)) {
-    input.addEventListener("input", () => refresh(found[current]));
+    const kind = input.tagName === "SELECT" ? "change" : "input";
+    input.addEventListener(kind, () => refresh(found[current]));
   }
   explorer.querySelector("form").addEventListener("submit", (event) => event.preventDefault());
   $("clear").addEventListener("click", () => {
