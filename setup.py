@@ -85,7 +85,7 @@ setuptools.setup(
     "fmd_jax.inference": ["*.proto"],
     "fmd_jax.prompts": ["*.json"],
     "fmd_jax.models": ["shapes/*/config.json"],
-    "fmd_jax.report": ["templates/*"],
+    "fmd_jax.report": ["templates/**/*"],
     "fmd_jax.testbed": ["assets/**/*"],
   },
   install_requires=TRAINER,

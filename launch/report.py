@@ -1,18 +1,32 @@
-"""Writes the report of a run again: `python -m launch.report --workdir DIR`."""
+"""The report of a run, and its failures to take away.
+
+python -m launch.report --workdir DIR                 writes DIR/report/index.html
+python -m launch.report --workdir DIR --export OTHER  also writes the failures to OTHER,
+  a new folder: dataset/ (datasets.load_dataset), conversations/ (JSON lines as LLaVA
+  has them), lmms_eval/<task>/ (asks them again of any model)
+"""
 
 from absl import app, flags
 
 from fmd_jax import report
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "of the run", required=True)
+_EXPORT = flags.DEFINE_string("export", None, "a new folder for the failures")
+_MAX_FAILURES = flags.DEFINE_integer(
+  "max_failures", report.MAX_FAILURES, "shown and exported", lower_bound=1
+)
 
 
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f"unknown argument {argv[1]!r}")
   try:
-    print(f"Report: {report.build(_WORKDIR.value)}")
-  except FileNotFoundError as error:
+    print(f"Report: {report.build(_WORKDIR.value, _MAX_FAILURES.value)}")
+    if _EXPORT.value:
+      made = report.export(_WORKDIR.value, _EXPORT.value, _MAX_FAILURES.value)
+      for form, folder in made.items():
+        print(f"Failures as {form}: {folder}")
+  except (FileNotFoundError, FileExistsError) as error:
     raise SystemExit(f"error: {error}") from None
 
 

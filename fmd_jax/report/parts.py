@@ -1,8 +1,15 @@
 """What the page is made of: numbers and charts, ready to print."""
 
-from typing import NamedTuple
+import re
+from typing import Any, NamedTuple
 
 from markupsafe import Markup
+
+# Escaping leaves these: they print nothing, or turn the text after them around.
+_INVISIBLE = re.compile(
+  r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+_LONG = 600  # characters; a model that runs on does not push the rest off the page
 
 
 class Estimate(NamedTuple):
@@ -22,3 +29,24 @@ class Chart(NamedTuple):
 
 def percent(value: float | None) -> str:
   return "–" if value is None else f"{value * 100:.1f}%"
+
+
+def rate(found: dict[str, Any] | None) -> Estimate:
+  """A rate with its interval: `value`, `low`, `high`, each may be None."""
+  if not found or found["value"] is None:
+    return Estimate("–")
+  if found["low"] is None or found["high"] is None:
+    return Estimate(percent(found["value"]))
+  between = f"{found['low'] * 100:.1f}–{found['high'] * 100:.1f}"
+  return Estimate(percent(found["value"]), between)
+
+
+def said(text: Any, long: int = _LONG) -> str:
+  """What a model or a file said, without what a reader can't see, cut when long."""
+  text = _INVISIBLE.sub("\N{REPLACEMENT CHARACTER}", str(text))
+  return text if len(text) <= long else f"{text[:long]} … ({len(text):,} characters)"
+
+
+def text_of(value: Any) -> str:
+  """Text of a cell that may be null; Parquet gives None or NaN."""
+  return value if isinstance(value, str) else ""

@@ -1,15 +1,12 @@
 """The files of a workdir that the report shows; each may be absent."""
 
-import base64
 import dataclasses
-import io
 import json
 import os
 import pathlib
 from typing import Any
 
 import pandas as pd
-from PIL import Image
 
 from fmd_jax import records
 
@@ -22,7 +19,6 @@ METHODS = {
   "grpo": "RL (GRPO)",
   "sft_then_grpo": "RL + SFT",
 }
-_SIDE = 320  # pixels: a picture in a card is not shown larger
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +31,23 @@ class Method:
 
 
 @dataclasses.dataclass(frozen=True)
+class Taxonomy:
+  """The tables of `taxonomy/`, as `launch.taxonomy` writes them."""
+
+  primitives: pd.DataFrame
+  skills: pd.DataFrame
+  meta_skills: pd.DataFrame
+
+
+@dataclasses.dataclass(frozen=True)
 class Run:
-  """What a workdir holds."""
+  """What a workdir holds.
+
+  Attributes:
+    evaluations: with the skills of the taxonomy where there is one, else with those
+      that the judge knew.
+    calibration: of the judges, by their identity; empty when none was measured.
+  """
 
   folder: pathlib.Path
   manifest: dict[str, Any]
@@ -46,6 +57,13 @@ class Run:
   asked: dict[str, pd.DataFrame]
   measurements: pd.DataFrame
   evaluations: pd.DataFrame
+  taxonomy: Taxonomy | None
+  calibration: dict[str, Any]
+
+  def model(self, role: str, otherwise: str) -> str:
+    """The identity of the model that played a role."""
+    found = self.manifest.get("models", {}).get(role, otherwise)
+    return str(found.get("name", otherwise)) if isinstance(found, dict) else str(found)
 
 
 def read_run(workdir: str | os.PathLike) -> Run:
@@ -57,6 +75,9 @@ def read_run(workdir: str | os.PathLike) -> Run:
   folder = pathlib.Path(workdir)
   parts = [pd.read_parquet(p) for p in sorted(folder.glob("evaluations/*.parquet"))]
   evaluations = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+  taxonomy, assigned = _taxonomy(folder / "taxonomy")
+  if assigned is not None and len(evaluations):
+    evaluations = _with_skills(evaluations, assigned)
   asked = {name: records.read(folder, name) for name in records.methods(folder)}
   metrics = _json(folder / "metrics.json")
   names = {*asked, *metrics.get("methods", {})}
@@ -77,24 +98,30 @@ def read_run(workdir: str | os.PathLike) -> Run:
     asked=asked,
     measurements=records.read_measurements(folder),
     evaluations=evaluations,
+    taxonomy=taxonomy,
+    calibration=_json(folder / "calibration.json").get("judges", {}),
   )
+
+
+def _taxonomy(folder: pathlib.Path) -> tuple[Taxonomy | None, pd.DataFrame | None]:
+  """The taxonomy and which question needs which skill; None while it is not whole."""
+  names = ("primitives", "skills", "meta_skills", "assignments")
+  paths = [folder / f"{name}.parquet" for name in names]
+  if not all(path.is_file() for path in paths):
+    return None, None
+  *tables, assigned = (pd.read_parquet(path) for path in paths)
+  return Taxonomy(*tables), assigned
+
+
+def _with_skills(rows: pd.DataFrame, assigned: pd.DataFrame) -> pd.DataFrame:
+  """Puts the skills of the taxonomy in place of those that came with the rows."""
+  # Skills belong to a question about a picture, however often it was asked.
+  key = ["image_id", "question"]
+  own = assigned.dropna(subset="skill").groupby(key)["skill"]
+  own = own.agg(lambda skills: sorted(set(skills))).rename("skills")
+  rows = rows.drop(columns="skills", errors="ignore")
+  return rows.merge(own, how="left", left_on=key, right_index=True)
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
   return json.loads(path.read_text()) if path.exists() else {}
-
-
-def picture(folder: pathlib.Path, image_id: str) -> str:
-  """The picture as a `data:` address, small enough for a card; "" when absent."""
-  path = folder / "images" / f"{image_id}.png"
-  # An id is a file name; anything else comes from a file somebody made.
-  if pathlib.Path(image_id).name != image_id or not path.exists():
-    return ""
-  with Image.open(path) as image:
-    small = image.convert("RGB")
-  small.thumbnail((_SIDE, _SIDE))
-  buffer = io.BytesIO()
-  kind = "PNG" if max(small.size) <= 128 else "JPEG"
-  small.save(buffer, kind, quality=85, optimize=True)
-  text = base64.b64encode(buffer.getvalue()).decode()
-  return f"data:image/{kind.lower()};base64,{text}"

@@ -140,3 +140,53 @@ def make_workdir(folder, steps=60, seed=0):
   content = {"methods": summaries, "comparison": comparison}
   (folder / "metrics.json").write_text(json.dumps(content))
   return pd.concat(found, ignore_index=True)
+
+
+SKILLS = {  # of the oracle -> of the taxonomy, its meta-skill, phrases and counts
+  "color": ("naming colours", "attributes", {"colour of a shape": 9}),
+  "counting_all": ("counting things", "numbers", {"how many there are": 4}),
+  "ocr": (
+    "reading letters",
+    "attributes",
+    {"the letter shown": 3, "letter on a shape": 7},
+  ),
+}
+
+
+def make_taxonomy(folder):
+  """Writes `taxonomy/` over the evaluations of a workdir, as `launch.taxonomy` does."""
+  folder = pathlib.Path(folder)
+  rows = pd.concat(map(pd.read_parquet, (folder / "evaluations").glob("*.parquet")))
+  primitives, assigned = [], []
+  for topic, (own, (skill, meta, phrases)) in enumerate(SKILLS.items()):
+    for phrase, count in phrases.items():
+      primitives.append([len(primitives), phrase, count, topic, skill])
+    needing = rows[[own in some for some in rows["skills"]]]
+    key = ["method", "split", "step", "image_id", "response_index", "slot", "question"]
+    extra = {"primitive_id": len(primitives) - 1, "skill": skill, "meta_skill": meta}
+    assigned.append(needing[key].assign(**extra))
+  tables = {
+    "primitives": pd.DataFrame(
+      primitives, columns=["primitive_id", "phrase", "count", "topic", "skill"]
+    ),
+    "skills": pd.DataFrame(
+      {
+        "skill": [skill for skill, _, _ in SKILLS.values()],
+        "topic": [[0], [1], [2]],
+        "meta_skill": [meta for _, meta, _ in SKILLS.values()],
+        "primitives": [len(phrases) for _, _, phrases in SKILLS.values()],
+        "questions": [len(own) for own in assigned],
+      }
+    ),
+    "meta_skills": pd.DataFrame(
+      {
+        "meta_skill": ["numbers", "attributes"],
+        "description": ["how many", "what things look like"],
+        "skills": [["counting things"], ["naming colours", "reading letters"]],
+      }
+    ),
+    "assignments": pd.concat(assigned, ignore_index=True),
+  }
+  (folder / "taxonomy").mkdir()
+  for name, table in tables.items():
+    records.write_parquet(folder / "taxonomy" / f"{name}.parquet", table)
