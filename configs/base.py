@@ -34,12 +34,26 @@ def get_config() -> ml_collections.ConfigDict:
   c.roles.verifier = "oracle://"  # judges while training: makes the reward
   c.roles.evaluator = "oracle://"  # judges afterwards: makes the numbers
   c.roles.embedder = "minilm://"  # sentence embeddings
+  c.roles.annotator = "oracle://"  # names the primitive skills a question takes
+  c.roles.namer = "oracle://"  # names topics, sorts skills into meta-skills
 
   c.answerer = ml_collections.ConfigDict()
   c.answerer.max_tokens = 32  # longest answer
   c.judge = ml_collections.ConfigDict()
   c.judge.max_tokens = 2048  # longest verdict, reasoning included
   c.judge.retries = 1  # of a verdict that does not parse; then the row is unscored
+
+  # How launch.taxonomy makes skills of valid questions.
+  c.taxonomy = ml_collections.ConfigDict()
+  # Most distinct (image, question) annotated per method and split, evenly spread over
+  # the run; 0: all. Rows with the same image and question share an annotation.
+  c.taxonomy.questions = 0
+  c.taxonomy.max_tokens = 2048  # longest reply, reasoning included
+  c.taxonomy.near_duplicate = 0.9  # phrases with this cosine are one primitive
+  # Fewest primitives of a topic; 0: by their number, 5 to 15.
+  c.taxonomy.min_topic_size = 0
+  c.taxonomy.stability_seeds = 3  # clusterings compared; 1: none
+  c.taxonomy.label_duplicate = 0.9  # topics whose labels have this cosine are one skill
 
   c.sampling = ml_collections.ConfigDict()
   c.sampling.max_new_tokens = 256  # longest response

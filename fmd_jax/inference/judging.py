@@ -85,10 +85,7 @@ def parse(text: str) -> dict[str, tuple[bool, str]]:
   Raises:
     ValueError: the text is not a verdict; the message says why.
   """
-  _, thought, after = text.rpartition("</think>")
-  if not thought and "<think>" in text:
-    raise ValueError("the reasoning does not end")
-  found = _last_object(after.strip())
+  found = read_object(text)
   if set(found) != set(_KEYS):
     raise ValueError(f"its keys are {sorted(found)}")
   out = {}
@@ -100,6 +97,18 @@ def parse(text: str) -> dict[str, tuple[bool, str]]:
       raise ValueError(f"{key} is not a boolean with a text")
     out[key] = (entry["ok"], entry["why"])
   return out
+
+
+def read_object(text: str) -> dict[str, Any]:
+  """Reads the JSON object that ends a reply; reasoning before it is dropped.
+
+  Raises:
+    ValueError: there is none, or more follows it.
+  """
+  _, thought, after = text.rpartition("</think>")
+  if not thought and "<think>" in text:
+    raise ValueError("the reasoning does not end")
+  return _last_object(after.strip())
 
 
 def _request(

@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+from fmd_jax.prompts import taxonomy
+
 Messages = list[dict[str, Any]]
 
 _QUESTIONER_SYSTEM = (
@@ -73,6 +75,9 @@ _TEMPLATES = {
   "answerer": ("answerer/1", _answerer),
   "verifier": ("judge/1", _judge),
   "evaluator": ("judge/1", _judge),
+  "annotator": ("annotator/1", taxonomy.annotator),
+  "namer": ("namer/1", taxonomy.namer),
+  "organizer": ("organizer/1", taxonomy.organizer),
 }
 ROLES = tuple(_TEMPLATES)
 
@@ -83,7 +88,8 @@ def render(role: str, **fields: Any) -> Messages:
   Args:
     role: one of `ROLES`.
     **fields: questioner: `k`; answerer: `question`; verifier and evaluator:
-      `question` and `answer`.
+      `question` and `answer`; annotator: `question`; namer: `phrases` and
+      `keywords`; organizer: `skills`.
 
   Returns:
     Chat messages in the Hugging Face format; an image is `{"type": "image"}`.
