@@ -1,4 +1,4 @@
-"""Sorts the valid questions of finished runs into skills and meta-skills:
+"""Sorts the valid questions of finished runs into skills, and analyses them:
 
   python -m launch.taxonomy --workdir DIR [--workdir OTHER ...] [--annotator SPEC]
 
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
     if not (workdir / "config.json").is_file():
       raise SystemExit(f"error: {workdir} holds no run: it has no config.json")
   config = _config(workdirs[0])
-  from fmd_jax import inference, taxonomy
+  from fmd_jax import analysis, evaluate, inference, taxonomy
 
   try:
     models = taxonomy.Models(
@@ -58,9 +58,11 @@ def main(argv: list[str]) -> None:
       seed=config.seed, retries=config.judge.retries, **config.taxonomy
     )
     folder = taxonomy.build(workdirs, models, settings)
+    censuses = {str(path): evaluate.shipped_census(path) for path in workdirs}
+    tables = analysis.write(workdirs, models.embedder.embed, censuses)
   except (ValueError, OSError, RuntimeError, ImportError) as error:
     raise SystemExit(f"error: {error}") from error
-  print(f"\nTaxonomy: {folder}")
+  print(f"\nTaxonomy: {folder}\nTables and figures: {tables}")
 
 
 def _config(workdir: pathlib.Path):

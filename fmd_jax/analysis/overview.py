@@ -87,8 +87,7 @@ def per_meta_skill(rows: pd.DataFrame, diversity: Diversity) -> pd.DataFrame:
   Returns:
     protocol, meta_skill, arm, n, fdr, fdr_low, fdr_high, common_n, sd, ld. SD and LD
     are those of equally many questions in all arms of a meta-skill, 1000 at most.
-    Meta-skills
-    with fewer than 30 valid questions in an arm have no line for it.
+    Meta-skills with fewer than 30 valid questions in an arm have no line for it.
   """
   own = known(rows)
   flat = own[["arm", "protocol", "image_id", "question", "failure", "meta_skills"]]

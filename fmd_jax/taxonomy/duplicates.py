@@ -10,9 +10,21 @@ _ROWS = 1024  # compared at a time
 _COLUMNS = 8192  # with so many: 32 MB of float32
 
 
+# What says only that a phrase is a skill, and one that takes looking.
+_IDLE = re.compile(
+  r"^(?:(?:basic|visual(?:ly)?|general|the|an?|skills?|abilit(?:y|ies)|capacity|of|to"
+  r"|in)\s+)+(?=\S+\s)"
+  r"|(?<=\S)(?:\s+(?:skills?|abilit(?:y|ies)|tasks?|in the (?:image|picture|photo)))+$"
+)
+
+
 def normalise(text: str) -> str:
-  """Lower case, one space between words, no punctuation around them."""
-  return re.sub(r"\W*\s\W*|^\W+|\W+$", " ", text.casefold()).strip()
+  """Lower case, no punctuation around words, no words that any skill could have.
+
+  "Basic colour naming skills." -> "colour naming"; nothing is normalised away.
+  """
+  text = re.sub(r"\W*\s\W*|^\W+|\W+$", " ", text.casefold()).strip()
+  return _IDLE.sub("", text) or text
 
 
 def representatives(

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import pathlib
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,16 +18,11 @@ from fmd_jax.taxonomy import asking, duplicates, topics
 SHOWN = 16  # phrases of a topic that the namer sees
 UNSORTED = "unsorted"  # the meta-skill of skills that nobody has sorted
 _BATCH = 64
-_DROPPED = re.compile(
-  r"^(the |a |an )?((skills?|abilit(y|ies)|task|capability) (of|to|in|for) )?(the )?"
-  r"|(?<=\w)( skills?| abilit(y|ies)| tasks?| capabilit(y|ies))$"
-)
 
 
 def normalise(label: str) -> str:
-  """One spelling for a label: lower case, without "the skill of …" or "… skills"."""
-  text = duplicates.normalise(label.replace("_", " ").replace("-", " "))
-  return _DROPPED.sub("", text).strip() or text
+  """One spelling for a label, without "the skill of …" or "… skills"."""
+  return duplicates.normalise(label.replace("_", " ").replace("-", " "))
 
 
 def label_topics(

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from fmd_jax.world.skills import SKILLS
 
 NOISE = 0.1  # share of the primitives that say something else
+VAGUE_SHARE = 0.8  # of these, those that name no skill
 OTHER = ""  # what `skill_of` says of a phrase that names no skill
 
 
@@ -41,7 +42,7 @@ WORDINGS = {
     "checking whether something is present|detecting if an object appears at all|"
     "presence or absence detection|verifying that an object can be found|"
     "confirming something is in view|noticing if a described thing is there|"
-    "object presence verification|deciding if anything fits a description|"
+    "object presence verification|deciding if such a thing exists at all|"
     "spotting whether such an item occurs|yes-or-no detection of an item",
   ),
   "color": _wording(
@@ -58,17 +59,17 @@ WORDINGS = {
     "identification of geometric form|telling a circle from a polygon|"
     "identifying the outline of a figure|naming the geometric figure|"
     "silhouette classification|polygon and contour recognition|"
-    "recognising what form an item has|distinguishing triangles from circles|"
-    "form perception|classifying a figure by its contour",
+    "recognising geometric outlines|distinguishing triangles from circles|"
+    "perception of geometric form|classifying a figure by its contour",
   ),
   "size": _wording(
     "scale judgement of one object",
     "attribute recognition",
     "judging how big something is|telling large from small|"
     "magnitude estimation of one object|estimating the dimensions of an item|"
-    "big or small judgement|assessing an object's bulk|"
+    "big or small judgement|assessing how large an object is|"
     "scale perception of a single item|deciding whether an item is big|"
-    "object dimension estimation|recognising small versus large items",
+    "judging an item to be big or small|recognising small versus large items",
   ),
   "pattern": _wording(
     "surface texture recognition",
@@ -77,14 +78,14 @@ WORDINGS = {
     "recognising the fill of an object|striped, dotted or solid discrimination|"
     "identifying surface markings|texture and fill identification|"
     "reading how a surface is decorated|stripe and dot detection on an item|"
-    "naming the texture inside a figure|perceiving solid versus hollow fill",
+    "naming a surface's texture|perceiving solid versus hollow fill",
   ),
   "counting_all": _wording(
-    "whole-scene enumeration",
+    "whole scene enumeration",
     "quantity",
     "enumerating every object in the image|total object count|"
     "tallying all items in view|whole-scene numerosity|"
-    "determining how many things there are overall|"
+    "counting all things in the whole scene|"
     "estimating the total number of objects|full scene enumeration|"
     "counting everything visible|overall quantity estimation|"
     "adding up all items of the scene",
@@ -92,10 +93,10 @@ WORDINGS = {
   "counting_attribute": _wording(
     "selective counting",
     "quantity",
-    "counting objects that share a property|tallying items of one kind|"
+    "counting only objects of a described kind|tallying items of one kind|"
     "enumerating only the matching objects|counting of selected items|"
-    "number of things of a given type|filtered enumeration|"
-    "counting a described subset|quantifying items with a certain feature|"
+    "counting things of a given type|filtered enumeration|"
+    "counting a described subset|tallying items with a certain feature|"
     "subset tallying by description|how many objects match a description",
   ),
   "left_right": _wording(
@@ -103,18 +104,18 @@ WORDINGS = {
     "spatial relations",
     "horizontal position judgement|telling on which side of another an object is|"
     "sideways spatial relation|lateral order of two objects|"
-    "deciding what lies to the west of what|side-by-side placement reasoning|"
+    "deciding what lies to the west of what|side-to-side position relation|"
     "horizontal ordering|lateral relation understanding|"
-    "judging left versus right placement|horizontal arrangement of a pair",
+    "judging on which side things are placed|horizontal arrangement of a pair",
   ),
   "above_below": _wording(
     "vertical relation",
     "spatial relations",
     "vertical position judgement|telling which object is higher|"
-    "up-down spatial relation|judging over and under placement|"
-    "vertical ordering of two objects|height order in the picture|"
-    "deciding what sits over what|higher-or-lower relation understanding|"
-    "top-to-bottom arrangement reasoning|elevation comparison of objects",
+    "up-and-down vertical relation|judging over and under placement|"
+    "vertical order from top to bottom|height order in the picture|"
+    "deciding whether something is above another|judging which thing is higher up|"
+    "vertical arrangement reasoning|elevation comparison of objects",
   ),
   "quadrant": _wording(
     "image corner localisation",
@@ -122,7 +123,7 @@ WORDINGS = {
     "locating the corner of the image an object is in|"
     "absolute position in the frame|naming which corner holds an item|"
     "corner localisation|placing an object in a region of the frame|"
-    "region of the picture identification|frame position localisation|"
+    "naming the corner region of the picture|frame position localisation|"
     "telling upper corners from lower corners|grounding an item to an image corner|"
     "finding which part of the frame is occupied",
   ),
@@ -130,25 +131,25 @@ WORDINGS = {
     "outermost object selection",
     "spatial relations",
     "finding the outermost object|locating the item furthest to one side|"
-    "selecting the topmost or leftmost item|identifying the most extreme placement|"
-    "edge-most object search|picking the object closest to an edge|"
+    "selecting the topmost or leftmost item|identifying the most outlying item|"
+    "edge-most object search|picking the object at the very edge|"
     "superlative position reference|determining which item is furthest out|"
-    "resolving 'the rightmost' style references|outermost item selection",
+    "finding the rightmost or topmost item|outermost item selection",
   ),
   "nearest": _wording(
     "proximity judgement",
     "spatial relations",
     "finding the closest object|judgement of proximity|"
     "identifying a neighbour by distance|distance-based selection|"
-    "telling which item is next to another|closest neighbour search|"
+    "telling which neighbour is closest|closest neighbour search|"
     "spatial proximity reasoning|estimating gaps between objects|"
-    "picking the item at the shortest distance|adjacency by closeness",
+    "picking the neighbour at the shortest distance|adjacency by closeness",
   ),
   "same_different": _wording(
     "pairwise attribute matching",
     "comparison",
     "judging whether two objects match|equality test between items|"
-    "matching a trait across two objects|likeness judgement|"
+    "matching a trait across two objects|judging the likeness of two things|"
     "deciding if two things share a feature|pairwise similarity check|"
     "attribute matching of a pair|sameness detection|"
     "checking if two objects agree in a trait|telling identical from unlike pairs",
@@ -157,11 +158,11 @@ WORDINGS = {
     "pairwise magnitude comparison",
     "comparison",
     "comparing the dimensions of two objects|deciding which of two things is bigger|"
-    "relative magnitude of a pair|pairwise bigness contrast|"
+    "relative bigness of two objects|telling the bigger of two objects|"
     "which object takes up more space|bigger-than relation|"
     "scale comparison between two items|contrasting the extents of two objects|"
     "ordering two items by how big they are|"
-    "judging if one item exceeds another in extent",
+    "judging if one object is bigger than another",
   ),
   "ocr": _wording(
     "letter reading",
@@ -183,25 +184,25 @@ WORDINGS = {
   "negation": _wording(
     "logical exclusion",
     "quantity",
-    "counting what lacks a property|excluding items with a given feature|"
+    "excluding objects that have a property|excluding items with a given feature|"
     "reasoning with 'not'|handling a logical exclusion|"
-    "finding objects that are not of a kind|tallying the complement of a set|"
-    "understanding exclusion conditions|filtering out described items|"
-    "set complement reasoning|ruling out objects by a feature",
+    "reasoning about what is not the case|reasoning about the complement of a set|"
+    "understanding exclusion conditions|exclusion of described items|"
+    "set complement reasoning|exclusion by a feature",
   ),
   "majority": _wording(
     "dominant feature identification",
     "quantity",
     "finding the most common attribute|identifying the dominant feature of the scene|"
     "most frequent value detection|determining the prevailing trait|"
-    "which characteristic occurs most often|mode finding over objects|"
-    "recognising the predominant property|summary statistics of a scene's features|"
+    "which characteristic occurs most often|finding the most frequent attribute value|"
+    "recognising the predominant property|identifying the predominant feature|"
     "picking the prevalent attribute|frequency ranking of features",
   ),
   "comparison": _wording(
     "group quantity comparison",
     "comparison",
-    "comparing two quantities|deciding which group has more members|"
+    "comparing the counts of two groups|deciding which group has more members|"
     "more-or-fewer judgement between sets|relative numerosity of two groups|"
     "contrasting the counts of two kinds|"
     "weighing one group's number against another's|"
@@ -212,9 +213,9 @@ WORDINGS = {
     "indirect reference resolution",
     "compositional reasoning",
     "resolving a reference through another object|multi-step reference resolution|"
-    "chained relational reasoning|following a relation to find the target|"
-    "indirect object reference|nested description understanding|"
-    "compositional referent search|locating an item by way of another|"
+    "chained reference resolution|following a relation to find the target|"
+    "indirect object reference|resolving nested references|"
+    "compositional referent search|resolving a reference in several steps|"
     "two-stage object lookup|finding the target via an intermediate item",
   ),
 }
@@ -234,7 +235,8 @@ _LABEL_FRAMES = ("{}", "{}.", "the skill of {}", "ability of {}", "{} skill", "{
 def primitives(needed: Sequence[str], *key: str) -> list[str]:
   """What the annotator calls the skills that a question needs, hardest first.
 
-  One phrase in ten is wrong: half of these name another skill, half name none.
+  One phrase in ten is wrong: four of five of these name no skill ("attention to
+  detail"), the others another skill.
 
   Args:
     needed: skills of the world.
@@ -246,7 +248,7 @@ def primitives(needed: Sequence[str], *key: str) -> list[str]:
     if _uniform("noise", skill, *key) < NOISE:
       others = [name for name in SKILLS if name != skill]
       other = others[int(len(others) * _uniform("other", skill, *key))]
-      vague = _uniform("vague", skill, *key) < 0.5
+      vague = _uniform("vague", skill, *key) < VAGUE_SHARE
       wording = VAGUE if vague else WORDINGS[other]
     phrase = _drawn(wording.phrases, "phrase", skill, *key)
     out.append(_drawn(_FRAMES, "frame", skill, *key).format(phrase))
