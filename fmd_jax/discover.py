@@ -18,11 +18,18 @@ from fmd_jax.methods import grpo, training, zero_shot
 from fmd_jax.methods.run import Run
 from fmd_jax.models.layers import REMAT
 from fmd_jax.questioner.agent import Agent
+from fmd_jax.records import mirror
 from fmd_jax.sidecar import process
 
 METHODS = {module.NAME: module.run for module in (zero_shot, grpo)}
+PRICED = ("questioner", "answerer", "verifier", "evaluator", "annotator", "namer")
 # What a resumed run may change: it goes on, so it may go further.
 _MAY_DIFFER = (
+  "budget.calls",
+  "budget.usd",
+  *(f"budget.prices.{role}" for role in PRICED),
+  "cache.folder",
+  "cache.gb",
   "checkpoint.every",
   "checkpoint.keep",
   "data.workers",
@@ -35,6 +42,7 @@ _MAY_DIFFER = (
   "sidecar.address",
   "sidecar.threads",
   "sidecar.deadline",
+  "watch.wandb",
 )
 _PRECISIONS = ("float32", "bfloat16")
 # Keys whose values are names of something.
@@ -56,6 +64,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   Raises:
     ValueError: names the key, the bad value and the cure.
   """
+  mirror.check(config.watch.wandb)
   unknown = [m for m in config.methods if m not in METHODS]
   if unknown or not config.methods:
     raise ValueError(
@@ -103,13 +112,26 @@ def serve_roles(
   specs = {name: config.roles[name] for name in names}
   local = {name: s for name, s in specs.items() if not inference.is_remote(s)}
   threads = config.sidecar.threads or os.cpu_count()
+  ledger = inference.Ledger(
+    workdir / "spending.json",
+    calls=config.budget.calls,
+    usd=config.budget.usd,
+    prices=config.budget.prices.to_dict(),
+  )
+  kept = str(workdir / config.cache.folder) if config.cache.folder else ""
   with contextlib.ExitStack() as stack:
     check_alive = None
     if config.sidecar.address:
-      specs |= {name: f"grpc://{config.sidecar.address}/{name}" for name in local}
+      specs |= {
+        name: inference.at_sidecar(config.sidecar.address, name) for name in local
+      }
     elif local:
       log = workdir / "sidecar.log"
-      sidecar = stack.enter_context(process.start(local, log=log, threads=threads))
+      sidecar = stack.enter_context(
+        process.start(
+          local, log=log, threads=threads, cache_folder=kept, cache_gb=config.cache.gb
+        )
+      )
       specs |= {name: sidecar.spec(name) for name in local}
       check_alive = sidecar.check
     options = {"deadline": config.sidecar.deadline, "while_waiting": check_alive}
@@ -117,7 +139,9 @@ def serve_roles(
       name: (
         inference.resolve_embedder(spec, **options)
         if name == "embedder"
-        else inference.resolve(spec, **options)
+        else inference.BudgetedGenerator(
+          inference.resolve(spec, **options), name, ledger
+        )
       )
       for name, spec in specs.items()
     }
@@ -192,8 +216,9 @@ def discover(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> d
     )
 
     # ---- the methods ---------------------------------------------------------------
-    for method in config.methods:
-      METHODS[method](run)
+    with mirror.wandb_mirror(workdir, config.watch.wandb, run.run_id):
+      for method in config.methods:
+        METHODS[method](run)
 
     # ---- what they found -----------------------------------------------------------
     evaluate(

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 from absl import logging
-from tqdm import tqdm
 
 from fmd_jax import evaluator, metrics
 from fmd_jax.inference import Embedder, Generator
+from fmd_jax.progress import Progress
 from fmd_jax.records.files import write_atomic
 from fmd_jax.records.reader import methods, read
 from fmd_jax.records.writer import write_parquet
@@ -63,7 +63,7 @@ def evaluate(
 
 
 def _judged(workdir, judge, rows, name, max_tokens, retries) -> Iterator[Verdict]:
-  bar = tqdm(total=len(rows), desc=f"evaluate {name}", unit="question")
+  bar = Progress(total=len(rows), desc=f"evaluate {name}", unit="question")
   for part in _batched(list(rows.itertuples())):
     items = [_item(workdir, row) for row in part]
     yield from evaluator.judge(judge, items, retries=retries, max_tokens=max_tokens)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fmd_jax import answerer, rewards, verifier
+from fmd_jax import answerer, prompts, rewards, verifier
 from fmd_jax.inference import Embedder, Generator, identity
 from fmd_jax.questioner.parsing import parse_response
 from fmd_jax.types import CRITERIA, Answer, ImageExample, Question, Record, Verdict
@@ -41,11 +41,20 @@ class RewardOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-  """Longest answer and verdict in tokens, and how often a judge is asked again."""
+  """Longest answer and verdict in tokens, and how often a judge is asked.
+
+  Attributes:
+    answer_tokens, judge_tokens: longest replies.
+    retries, votes, agreement: see `judging.judge`.
+    guesses: of the text-only control, see `verifier.without_image`.
+  """
 
   answer_tokens: int
   judge_tokens: int
   retries: int
+  votes: int = 1
+  agreement: float = 0.0
+  guesses: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,11 +127,25 @@ def judge_responses(
     seed=seed,
   )
   clock.append(time.perf_counter())
+  items = list(zip(shown, questions, answers, strict=True))
   verdicts = verifier.judge(
     roles.verifier,
-    list(zip(shown, questions, answers, strict=True)),
+    items,
     retries=limits.retries,
     max_tokens=limits.judge_tokens,
+    seed=seed,
+    votes=limits.votes,
+    agreement=limits.agreement,
+  )
+  verdicts = verifier.without_image(
+    roles.answerer,
+    roles.verifier,
+    items,
+    verdicts,
+    guesses=limits.guesses,
+    answer_tokens=limits.answer_tokens,
+    max_tokens=limits.judge_tokens,
+    retries=limits.retries,
     seed=seed,
   )
   clock.append(time.perf_counter())
@@ -206,6 +229,9 @@ def records(
         advantage=advantage[i],
         answerer=names[0],
         verifier=names[1],
+        questioner_prompt=prompts.version("questioner"),
+        answerer_prompt=prompts.version("answerer"),
+        verifier_prompt=prompts.version("verifier"),
         wall_time=now,
         **common,
       )

@@ -113,6 +113,9 @@ class Record:
   answerer: str
   verifier: str
   wall_time: float
+  questioner_prompt: str | None = None
+  answerer_prompt: str | None = None
+  verifier_prompt: str | None = None
 
   def asdict(self) -> dict[str, Any]:
     return dataclasses.asdict(self)

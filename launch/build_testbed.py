@@ -2,8 +2,15 @@
 
   python -m launch.build_testbed --workdir DIR [--member base|small|other] [--install]
 
+  python -m launch.build_testbed --workdir DIR --failures
+
 Stages leave their checkpoints in DIR, so a build that was stopped goes on. `--install`
-copies the finished ones, with their card, into fmd_jax/testbed/assets.
+copies the finished ones, with their card, into fmd_jax/testbed/assets. `--failures`
+makes failures://testbed/NAME, for fine-tuning, of a run in DIR; that of answerer_other:
+
+  python -m launch.discover --config configs/answerers.py:other --workdir DIR \\
+    --config.methods="('zero_shot',)" --config.steps=80 \\
+    --config.data.train="testbed://?split=train&size=960&seed=1000"
 """
 
 import pathlib
@@ -17,6 +24,7 @@ _MEMBER = flags.DEFINE_enum(
   "of base's size, Qwen3-VL, with other blind spots.",
 )  # fmt: skip
 _INSTALL = flags.DEFINE_bool("install", False, "Replace the package's checkpoints.")
+_FAILURES = flags.DEFINE_bool("failures", False, "Ship the failures of a run instead.")
 _SMOKE = flags.DEFINE_bool("smoke", False, "A few steps of each stage: a test.")
 
 
@@ -24,8 +32,11 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
   logging.set_verbosity(logging.INFO)
-  from fmd_jax.testbed import card, recipe
+  from fmd_jax.testbed import card, failures, recipe
 
+  if _FAILURES.value:
+    print(failures.ship(pathlib.Path(_WORKDIR.value)))
+    return
   budget = recipe.SMOKE if _SMOKE.value else recipe.Budget()
   shop = recipe.Workshop(pathlib.Path(_WORKDIR.value), budget, _MEMBER.value)
   recipe.build(shop)

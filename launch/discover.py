@@ -9,6 +9,7 @@ config, with its meaning: configs/base.py.
 
 import os
 import pathlib
+import sys
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -31,16 +32,22 @@ def main(argv: list[str]) -> None:
   if "JAX_COMPILATION_CACHE_DIR" not in os.environ and _CACHE.parent.is_dir():
     jax.config.update("jax_compilation_cache_dir", str(_CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-  from fmd_jax import discover, report
+  from fmd_jax import discover, inference, report
+  from fmd_jax.report import closing
 
   try:
     metrics = discover.discover(_CONFIG.value, _WORKDIR.value)
-    page = report.build(_WORKDIR.value)
+    report.build(_WORKDIR.value)
+    found = closing.closing(_WORKDIR.value)
+  except inference.BudgetError as error:
+    # sysexits.h's EX_TEMPFAIL: what was paid for is kept.
+    print(f"stopped: {error}", file=sys.stderr)
+    raise SystemExit(75) from error
   except (ValueError, OSError, RuntimeError) as error:
     if logging.level_debug():
       raise
     raise SystemExit(f"error: {error}") from error
-  print(f"\n{discover.table(metrics)}\n\nReport: {page}")
+  print(f"\n{discover.table(metrics)}\n\n{found}")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,9 @@ from typing import NamedTuple
 
 import ml_collections
 from absl import app, flags, logging
-from ml_collections import config_flags
+
+from launch._flags import OVERRIDE, parse_own_flags, resolve
+from launch._flags import overrides as overrides_of
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "ROOT of the runs.", required=True)
 _CONFIGS = flags.DEFINE_list("configs", [], "configs/NAME.py[:arg], comma-separated.")
@@ -44,7 +46,6 @@ _GRID = flags.DEFINE_string(
 _JOBS = flags.DEFINE_integer("jobs", 1, "Runs at the same time.", lower_bound=1)
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only print the commands.")
 _TABLE_ONLY = flags.DEFINE_bool("table_only", False, "Only make the tables anew.")
-_OVERRIDE = "--config."
 
 
 class Arm(NamedTuple):
@@ -72,13 +73,6 @@ class Arm(NamedTuple):
     return (self.workdir / "metrics.json").is_file()
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-  """The flags of this command; `--config.key=value` is left for the runs."""
-  own = [argument for argument in argv if not argument.startswith(_OVERRIDE)]
-  overrides = [argument for argument in argv if argument.startswith(_OVERRIDE)]
-  return app.parse_flags_with_usage(own) + overrides
-
-
 def read_grid() -> tuple[list[str], list[int], dict]:
   """Config paths, seeds and `make_table`'s options, from --grid or the two lists."""
   if bool(_GRID.value) == bool(_CONFIGS.value):
@@ -96,25 +90,12 @@ def read_grid() -> tuple[list[str], list[int], dict]:
   return grid["configs"], grid["seeds"], {k: grid[k] for k in ("paper", "reference")}
 
 
-def resolve(path: str, arguments: list[str]) -> ml_collections.ConfigDict:
-  """The config that launch.discover would see, so that a mistake shows at once."""
-  argv = ["sweep", f"--config={path}", *arguments]
-  values = flags.FlagValues()
-  config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
-  try:
-    values(argv)
-    return values.config
-  except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as e:
-    message = " ".join(str(a) for a in e.args) or repr(e)
-    raise SystemExit(f"error: {path}: {message}") from None
-
-
 def make_arms(
   root: pathlib.Path, paths: list[str], seeds: list[int], overrides: list[str]
 ) -> list[Arm]:
   """All runs of the grid: the configs in their order, each with all seeds."""
   for override in overrides:
-    if "=" not in override or override.startswith(f"{_OVERRIDE}seed="):
+    if "=" not in override or override.startswith(f"{OVERRIDE}seed="):
       raise SystemExit(f"error: {override}: --config.key=value, and seeds by --seeds")
   arms = []
   for path in paths:
@@ -122,7 +103,7 @@ def make_arms(
     name = (argument or pathlib.Path(file).stem).replace("/", "_")
     for seed in seeds:
       folder = root / name / f"seed-{seed}"
-      keys = [f"{_OVERRIDE}seed={seed}", *overrides]
+      keys = [f"{OVERRIDE}seed={seed}", *overrides]
       discover = [sys.executable, "-m", "launch.discover"]
       command = [*discover, f"--config={path}", f"--workdir={folder}", *keys]
       arms.append(Arm(name, seed, folder, command, resolve(path, keys)))
@@ -137,8 +118,12 @@ def check_finished(arm: Arm) -> None:
   from fmd_jax import records
 
   config = arm.config.to_dict()
-  # How a run is kept and served changes none of its numbers.
-  free = [f"{part}.{key}" for part in ("checkpoint", "sidecar") for key in config[part]]
+  # How a run is kept, served and watched changes none of its numbers.
+  free = [
+    f"{part}.{key}"
+    for part in ("checkpoint", "sidecar", "watch")
+    for key in config[part]
+  ]
   try:
     records.check_config(arm.workdir, config, free)
   except ValueError as error:
@@ -233,7 +218,7 @@ def write_tables(root: pathlib.Path, arms: list[Arm], options: dict) -> None:
 
 
 def main(argv: list[str]) -> None:
-  overrides = [argument for argument in argv[1:] if argument.startswith(_OVERRIDE)]
+  overrides = overrides_of(argv[1:])
   if len(argv) > 1 + len(overrides):
     unknown = [argument for argument in argv[1:] if argument not in overrides]
     raise app.UsageError(f"unknown arguments: {' '.join(unknown)}")
@@ -264,4 +249,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  app.run(main, flags_parser=parse_flags)
+  app.run(main, flags_parser=parse_own_flags)

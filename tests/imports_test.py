@@ -36,7 +36,7 @@ FLOORS = {
     (
       # The model says where its activations lie, so sharding is below it; it names no
       # parameter and imports nobody.
-      "types prompts world sharding pixels",
+      "types prompts world sharding pixels progress",
       "data models checkpoint optim inference rewards rl records",
       "questioner answerer verifier evaluator metrics sidecar",
       "rollout update taxonomy",

@@ -69,7 +69,8 @@ def grid(tmp_path):
   (tmp_path / "launch").mkdir()
   (tmp_path / "launch" / "__init__.py").touch()
   (tmp_path / "launch" / "discover.py").write_text(DISCOVER)
-  shutil.copy(ROOT / "launch" / "sweep.py", tmp_path / "launch")
+  for name in ("sweep.py", "_flags.py"):
+    shutil.copy(ROOT / "launch" / name, tmp_path / "launch")
   (tmp_path / "embed.py").write_text(EMBED)
   for name in ("full", "crash", "bare", "slow"):
     methods = ("zero_shot", "grpo") if name == "full" else ("grpo",)

@@ -1,12 +1,22 @@
 """Where images come from: sources named by a spec, and the batches of a run."""
 
 from fmd_jax.data.batches import batches
+from fmd_jax.data.corpora import Corpus, Origin, open_corpus
 from fmd_jax.data.folder import Folder
 from fmd_jax.data.sources import Skipped, Source
 from fmd_jax.data.testbed import Testbed
 from fmd_jax.data.workers import Workers
 
-__all__ = ["Skipped", "Source", "Workers", "batches", "open"]
+__all__ = [
+  "Corpus",
+  "Origin",
+  "Skipped",
+  "Source",
+  "Workers",
+  "batches",
+  "open",
+  "open_corpus",
+]
 
 
 def open(spec: str) -> Source:

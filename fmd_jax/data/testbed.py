@@ -32,7 +32,11 @@ class Testbed:
 
   def __getitem__(self, index: int) -> ImageExample:
     index = range(self._size)[operator.index(index)]
-    image_id = f"testbed-{self._split}-{self._seed}-{index:06d}"
-    # Seeded by text: numbers added up would make neighbouring seeds share scenes.
-    scene = scenes.sample_scene(random.Random(image_id))
-    return ImageExample(image_id, png.encode(drawing.render(scene), scene))
+    return draw(f"testbed-{self._split}-{self._seed}-{index:06d}")
+
+
+def draw(image_id: str) -> ImageExample:
+  """The picture of that name, which says all there is to say about it."""
+  # Seeded by text: numbers added up would make neighbouring seeds share scenes.
+  scene = scenes.sample_scene(random.Random(image_id))
+  return ImageExample(image_id, png.encode(drawing.render(scene), scene))

@@ -4,6 +4,7 @@ A model is named by one string (see `specs`); `resolve` turns it into something
 with `generate`, in this process or behind a sidecar: the caller cannot tell.
 """
 
+from fmd_jax.inference.budget import BudgetedGenerator, BudgetError, Ledger
 from fmd_jax.inference.protocol import (
   Embedder,
   Generator,
@@ -11,11 +12,16 @@ from fmd_jax.inference.protocol import (
   Reply,
   Request,
   SpecError,
+  draw_seed,
   generate_distinct,
   identity,
+  stream,
+  stream_distinct,
 )
 from fmd_jax.inference.specs import (
+  at_sidecar,
   checkpoint_folder,
+  connect,
   is_remote,
   load_engine,
   needs_sidecar,
@@ -24,13 +30,19 @@ from fmd_jax.inference.specs import (
 )
 
 __all__ = [
+  "at_sidecar",
   "checkpoint_folder",
+  "connect",
+  "BudgetedGenerator",
+  "BudgetError",
   "Embedder",
   "Generator",
   "InferenceError",
+  "Ledger",
   "Reply",
   "Request",
   "SpecError",
+  "draw_seed",
   "generate_distinct",
   "identity",
   "is_remote",
@@ -38,4 +50,6 @@ __all__ = [
   "needs_sidecar",
   "resolve",
   "resolve_embedder",
+  "stream",
+  "stream_distinct",
 ]

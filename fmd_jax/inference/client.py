@@ -1,9 +1,13 @@
-"""The caller's side of a sidecar: it waits for one that is gone, and says so."""
+"""The caller's side of one or several sidecars: it shares out the work, waits for one
+that is gone, and says so."""
 
-import hashlib
+import concurrent.futures
+import contextlib
+import queue
+import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -11,8 +15,8 @@ import numpy as np
 from absl import logging
 
 from fmd_jax.inference import sidecar_pb2 as pb
-from fmd_jax.inference import sidecar_pb2_grpc as rpc
 from fmd_jax.inference import wire
+from fmd_jax.inference.channel import Server, Tls
 from fmd_jax.inference.protocol import InferenceError, Reply, Request
 
 _GONE = (
@@ -20,53 +24,48 @@ _GONE = (
   grpc.StatusCode.DEADLINE_EXCEEDED,
   grpc.StatusCode.CANCELLED,
 )
-_OPTIONS = (
-  ("grpc.max_send_message_length", wire.MAX_MESSAGE_BYTES),
-  ("grpc.max_receive_message_length", wire.MAX_MESSAGE_BYTES),
-  # A process that is stopped keeps its connection: only a ping notices.
-  ("grpc.keepalive_time_ms", 10_000),
-  ("grpc.keepalive_timeout_ms", 20_000),
-  # Without it a ping has 60 s to come back, whatever keepalive_timeout says.
-  ("grpc.http2.ping_timeout_ms", 20_000),
-  ("grpc.http2.max_pings_without_data", 0),
-  ("grpc.initial_reconnect_backoff_ms", 200),
-  # This one is also how long an attempt to connect may take.
-  ("grpc.min_reconnect_backoff_ms", 5_000),
-  ("grpc.max_reconnect_backoff_ms", 2_000),
-  # http_proxy in the environment is for the web, not for a sidecar.
-  ("grpc.enable_http_proxy", 0),
-)
 _BATCH = 256
+_SMALLEST_PART = 16
 _SAY_AGAIN_SECONDS = 30.0
-_UPLOADS = 3
+# A sidecar that was gone is tried again after this, where others do its work.
+_RETRY_SECONDS = 3.0
+_ASK_SECONDS = 2.0
 
 
 class Connection:
-  """One sidecar. Threads may share it.
+  """One sidecar, or several of the same models. Threads may share it.
+
+  A part of a batch that a sidecar did not finish is asked again whole, at another one
+  or the same: a prompt has no effect on a model.
 
   Args:
-    address: host:port.
+    addresses: host:port, of several separated by commas.
     deadline: seconds that one call may take, waiting included.
-    while_waiting: called about once a second while the sidecar does not answer;
-      what it raises ends the wait.
+    while_waiting: called about once a second while no sidecar answers; what it raises
+      ends the wait.
+    tls: None for a plain connection.
   """
 
   def __init__(
     self,
-    address: str,
+    addresses: str,
     *,
     deadline: float = 600.0,
     while_waiting: Callable[[], None] | None = None,
+    tls: Tls | None = None,
   ):
-    self.address, self._deadline = address, deadline
+    self.address, self._deadline = addresses, deadline
     self._while_waiting = while_waiting
-    self._channel = grpc.insecure_channel(address, options=_OPTIONS)
-    self._stub = rpc.SidecarStub(self._channel)
+    try:
+      self._servers = [Server(address, tls) for address in addresses.split(",")]
+    except OSError as error:
+      raise InferenceError(f"sidecar at {addresses}: {error}") from error
     self._lock = threading.Lock()
     self._identities: dict[str, tuple[str, str]] = {}
 
   def close(self) -> None:
-    self._channel.close()
+    for server in self._servers:
+      server.close()
 
   def identity(self, role: str, ability: str) -> tuple[str, str]:
     """Name and revision of a role's model; `ability`: "generates" or "embeds".
@@ -77,7 +76,8 @@ class Connection:
     with self._lock:
       if role in self._identities:
         return self._identities[role]
-    found = {info.role: info for info in self._persist(self._describe).roles}
+    described = self._persist(lambda server, t: server.describe(t))
+    found = {info.role: info for info in described.roles}
     if role not in found:
       raise InferenceError(
         f"sidecar at {self.address} has no role {role!r}; it has "
@@ -86,82 +86,146 @@ class Connection:
     if not getattr(found[role], ability):
       verb = {"generates": "generate text", "embeds": "embed"}[ability]
       raise InferenceError(f"sidecar at {self.address}: role {role!r} does not {verb}")
-    self._same_model(role, found[role])
+    self._same_model(self.address, role, found[role])
     return found[role].name, found[role].revision
 
-  def generate(self, role: str, requests: Sequence[Request]) -> list[Reply]:
-    """Asks in batches cut by position, so that no batch depends on timing."""
-    replies = []
-    for start in range(0, len(requests), _BATCH):
-      part = requests[start : start + _BATCH]
-      replies += self._persist(lambda t, part=part: self._generate(t, role, part))
-    return replies
+  def status(self, timeout: float = _ASK_SECONDS) -> dict[str, Any]:
+    """What each sidecar does now: address -> StatusResponse, or its error as text."""
+    found = {}
+    for server in self._servers:
+      try:
+        found[server.address] = server.status(timeout)
+      except grpc.RpcError as error:
+        found[server.address] = f"{error.code().name}: {error.details()}"
+    return found
+
+  def stream(
+    self, role: str, requests: Sequence[Request]
+  ) -> Iterator[tuple[int, Reply]]:
+    """Index and reply of each request as they finish, each once.
+
+    The batch is cut by position, so that no part depends on timing.
+    """
+    parts = [
+      (start, requests[start : start + size])
+      for size in (self._part_size(len(requests)),)
+      for start in range(0, len(requests), size)
+    ]
+    if len(self._servers) == 1 or len(parts) < 2:
+      for start, part in parts:
+        for index, reply in self._ask(role, part):
+          yield start + index, reply
+      return
+    yield from self._share(role, parts)
 
   def embed(self, role: str, texts: Sequence[str]) -> np.ndarray:
     request = pb.EmbedRequest(role=role, texts=texts)
-    response = self._persist(lambda t: self._stub.Embed(request, timeout=t))
-    self._same_model(role, response)
+    response = self._persist(lambda server, t: server.embed(request, t))
+    self._same_model(self.address, role, response)
     return wire.vectors_from_proto(response, texts)
 
-  def _generate(
-    self, timeout: float, role: str, requests: Sequence[Request]
-  ) -> list[Reply]:
-    give_up = time.monotonic() + timeout
-    digests = _digests(image for request in requests for image in request.images)
-    message = pb.GenerateRequest(
-      role=role,
-      requests=[wire.request_to_proto(request, digests) for request in requests],
-    )
-    for attempt in range(_UPLOADS):
-      self._upload(digests, give_up)
-      try:
-        response = self._stub.Generate(message, timeout=give_up - time.monotonic())
-      except grpc.RpcError as error:
-        # Images leave a store that is full, also between the upload and this call.
-        lost = error.code() == grpc.StatusCode.FAILED_PRECONDITION
-        if not lost or attempt == _UPLOADS - 1:
-          raise
-        continue
-      if len(response.replies) != len(requests):
-        raise InferenceError(
-          f"sidecar at {self.address} gave {len(response.replies)} replies "
-          f"to {len(requests)} requests"
-        )
-      self._same_model(role, response)
-      return [wire.reply_from_proto(reply) for reply in response.replies]
-    raise AssertionError("unreachable")
+  def _part_size(self, number: int) -> int:
+    if len(self._servers) == 1:
+      return _BATCH
+    # Two parts for each: one that is slower is given less.
+    return min(_BATCH, max(_SMALLEST_PART, -(-number // (2 * len(self._servers)))))
 
-  def _upload(self, digests: dict[bytes, str], give_up: float) -> None:
-    """Sends the images that the sidecar does not have; it is asked every time,
-    because it may be a new process by now."""
-    if not digests:
-      return
-    asked = pb.HasImagesRequest(sha256=list(digests.values()))
-    answer = self._stub.HasImages(asked, timeout=give_up - time.monotonic())
-    if answer.missing:
-      images = {digest: image for image, digest in digests.items()}
-      chunks = _chunks((digest, images[digest]) for digest in answer.missing)
-      self._stub.PutImages(chunks, timeout=give_up - time.monotonic())
+  def _share(self, role: str, parts: list) -> Iterator[tuple[int, Reply]]:
+    """Parts at all sidecars at once, each taking the next when it is done."""
+    results: queue.Queue = queue.Queue()
+    left = threading.Event()
 
-  def _describe(self, timeout: float) -> pb.DescribeResponse:
-    return self._stub.Describe(pb.DescribeRequest(), timeout=timeout)
+    def work(start: int, part: Sequence[Request]) -> None:
+      if left.is_set():
+        return
+      for index, reply in self._ask(role, part):
+        results.put((start + index, reply))
+        if left.is_set():
+          return
 
-  def _persist(self, call: Callable[[float], Any]) -> Any:
-    """Calls with the seconds left, again and again while the sidecar is gone."""
-    begun = time.monotonic()
+    pool = concurrent.futures.ThreadPoolExecutor(len(self._servers))
+    futures = [pool.submit(work, *part) for part in parts]
+    for future in futures:
+      future.add_done_callback(lambda done: results.put(done))
+    try:
+      waiting = len(futures)
+      while waiting:
+        found = results.get()
+        if isinstance(found, concurrent.futures.Future):
+          found.result()
+          waiting -= 1
+        else:
+          yield found
+    finally:
+      left.set()
+      pool.shutdown(wait=False, cancel_futures=True)
+
+  def _ask(self, role: str, part: Sequence[Request]) -> Iterator[tuple[int, Reply]]:
+    """Index and reply of each request of one part."""
+    seen: set[int] = set()
+
+    def call(server: Server, timeout: float) -> Iterator[tuple[int, Reply]]:
+      for response in server.generate(role, part, timeout):
+        self._same_model(server.address, role, response)
+        for message in response.replies:
+          # Of a second attempt only what the first did not bring.
+          if message.index not in seen:
+            seen.add(message.index)
+            yield message.index, wire.reply_from_proto(message)
+
+    yield from self._attempts(call)
+    if seen != set(range(len(part))):
+      raise InferenceError(
+        f"sidecar at {self.address} gave {len(seen)} replies to {len(part)} requests"
+      )
+
+  def _persist(self, call: Callable[[Server, float], Any]) -> Any:
+    (result,) = self._attempts(lambda server, t: iter([call(server, t)]))
+    return result
+
+  def _attempts(self, call: Callable[[Server, float], Iterator[Any]]) -> Iterator[Any]:
+    """What a call gives, made again and again while there is no sidecar for it."""
+    begun, full = time.monotonic(), 0
     while True:
+      server = self._pick()
       left = begun + self._deadline - time.monotonic()
       try:
-        return call(max(left, 0.1))
+        with server.used():
+          yield from call(server, max(left, 0.1))
+        return
       except grpc.RpcError as error:
-        if not _is_gone(error):
+        pause = _pushback(error)
+        if pause is not None and left > 0:
+          # Jitter, lest all who were turned away come back together.
+          time.sleep(min(pause * 2 ** min(full, 5) * random.uniform(0.5, 1.5), 30.0))
+          full += 1
+        elif _is_gone(error):
+          server.down = time.monotonic()
+          if not any(other.down is None for other in self._servers):
+            self._wait(begun, error)
+          else:
+            _say_gone(server, error)
+        else:
           raise InferenceError(
-            f"sidecar at {self.address}: {error.code().name}: {error.details()}"
+            f"sidecar at {server.address}: {error.code().name}: {error.details()}"
           ) from error
-        self._wait(begun, error)
+
+  def _pick(self) -> Server:
+    """The sidecar with the fewest calls under way, among those that answer."""
+    now = time.monotonic()
+    for server in self._servers if len(self._servers) > 1 else ():
+      if server.down is not None and now - server.down > _RETRY_SECONDS:
+        with contextlib.suppress(grpc.RpcError):
+          server.describe(0.5)
+          server.down = None
+          logging.warning("sidecar at %s answers again", server.address)
+        if server.down is not None:
+          server.down = time.monotonic()
+    answering = [s for s in self._servers if s.down is None] or self._servers
+    return min(answering, key=lambda server: server.busy)
 
   def _wait(self, begun: float, error: grpc.RpcError) -> None:
-    """Returns when the sidecar answers."""
+    """Returns when a sidecar answers."""
     start, said, pause = time.monotonic(), None, 0.1
     while True:
       now = time.monotonic()
@@ -183,24 +247,29 @@ class Connection:
         self._while_waiting()
       time.sleep(min(pause, max(begun + self._deadline - now, 0)))
       pause = min(pause * 2, 2.0)
-      try:
-        self._describe(2.0)
-      except grpc.RpcError as again:
-        if not _is_gone(again):
-          raise InferenceError(
-            f"sidecar at {self.address}: {again.code().name}: {again.details()}"
-          ) from again
-        error = again
-        continue
-      logging.warning(
-        "sidecar at %s answers again after %.0f s",
-        self.address,
-        time.monotonic() - start,
-      )
-      return
+      for server in self._servers:
+        try:
+          server.describe(_ASK_SECONDS)
+        except grpc.RpcError as again:
+          if not _is_gone(again):
+            raise InferenceError(
+              f"sidecar at {server.address}: {again.code().name}: {again.details()}"
+            ) from again
+          error = again
+          continue
+        server.down = None
+        logging.warning(
+          "sidecar at %s answers again after %.0f s",
+          server.address,
+          time.monotonic() - start,
+        )
+        return
 
   def _same_model(
-    self, role: str, told: pb.RoleInfo | pb.GenerateResponse | pb.EmbedResponse
+    self,
+    address: str,
+    role: str,
+    told: pb.RoleInfo | pb.GenerateResponse | pb.EmbedResponse,
   ) -> None:
     # A run's records name one model; another one in its place must not go unnoticed.
     now = (told.name, told.revision)
@@ -208,7 +277,7 @@ class Connection:
       before = self._identities.setdefault(role, now)
     if now != before:
       raise InferenceError(
-        f"sidecar at {self.address} came back with another model for {role}: "
+        f"sidecar at {address} came back with another model for {role}: "
         f"{'@'.join(now)}, not {'@'.join(before)}"
       )
 
@@ -237,7 +306,11 @@ class RemoteGenerator(_Remote):
   _ability = "generates"
 
   def generate(self, requests: Sequence[Request]) -> list[Reply]:
-    return self._connection.generate(self._role, requests)
+    replies = dict(self.stream(requests))
+    return [replies[index] for index in range(len(requests))]
+
+  def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Reply]]:
+    return self._connection.stream(self._role, requests)
 
 
 class RemoteEmbedder(_Remote):
@@ -256,13 +329,18 @@ def _is_gone(error: grpc.RpcError) -> bool:
   )
 
 
-def _digests(images: Iterable[bytes]) -> dict[bytes, str]:
-  return {image: hashlib.sha256(image).hexdigest() for image in set(images)}
+def _pushback(error: grpc.RpcError) -> float | None:
+  """Seconds after which a sidecar that is full wants to be asked again; else None."""
+  if error.code() != grpc.StatusCode.RESOURCE_EXHAUSTED:
+    return None
+  for key, value in error.trailing_metadata() or ():
+    if key == "grpc-retry-pushback-ms":
+      return int(value) / 1000
+  # gRPC's own bound on calls at one time; a message that is too large is its, too.
+  return 0.5 if "Concurrent RPC limit" in (error.details() or "") else None
 
 
-def _chunks(images: Iterable[tuple[str, bytes]]) -> Iterator[pb.ImageChunk]:
-  for digest, data in images:
-    # An empty image is one empty chunk: the server then names what is wrong.
-    for start in range(0, max(len(data), 1), wire.CHUNK_BYTES):
-      end = start + wire.CHUNK_BYTES
-      yield pb.ImageChunk(sha256=digest, data=data[start:end], last=end >= len(data))
+def _say_gone(server: Server, error: grpc.RpcError) -> None:
+  logging.warning(
+    "sidecar at %s is gone, the others go on: %s", server.address, error.code().name
+  )

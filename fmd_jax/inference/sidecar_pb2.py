@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x66md_jax/inference/sidecar.proto\x12\x11\x66md_jax.inference\"\x11\n\x0f\x44\x65scribeRequest\"[\n\x08RoleInfo\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\x12\x11\n\tgenerates\x18\x04 \x01(\x08\x12\x0e\n\x06\x65mbeds\x18\x05 \x01(\x08\"O\n\x10\x44\x65scribeResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12*\n\x05roles\x18\x02 \x03(\x0b\x32\x1b.fmd_jax.inference.RoleInfo\"\xce\x01\n\x07Request\x12\x15\n\rmessages_json\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x03(\t\x12\x36\n\x06\x66ields\x18\x03 \x03(\x0b\x32&.fmd_jax.inference.Request.FieldsEntry\x12\x12\n\nmax_tokens\x18\x04 \x01(\x05\x12\x13\n\x0btemperature\x18\x05 \x01(\x01\x12\x0c\n\x04seed\x18\x06 \x01(\x03\x1a-\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"4\n\x05Reply\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x0e\n\x06\x66inish\x18\x03 \x01(\t\"M\n\x0fGenerateRequest\x12\x0c\n\x04role\x18\x01 \x01(\t\x12,\n\x08requests\x18\x02 \x03(\x0b\x32\x1a.fmd_jax.inference.Request\"]\n\x10GenerateResponse\x12)\n\x07replies\x18\x01 \x03(\x0b\x32\x18.fmd_jax.inference.Reply\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\"+\n\x0c\x45mbedRequest\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\"O\n\rEmbedResponse\x12\r\n\x05width\x18\x01 \x01(\x05\x12\x0f\n\x07vectors\x18\x02 \x01(\x0c\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\t\"\"\n\x10HasImagesRequest\x12\x0e\n\x06sha256\x18\x01 \x03(\t\"$\n\x11HasImagesResponse\x12\x0f\n\x07missing\x18\x01 \x03(\t\"8\n\nImageChunk\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0c\n\x04last\x18\x03 \x01(\x08\"#\n\x11PutImagesResponse\x12\x0e\n\x06stored\x18\x01 \x01(\x05\x32\xab\x03\n\x07Sidecar\x12S\n\x08\x44\x65scribe\x12\".fmd_jax.inference.DescribeRequest\x1a#.fmd_jax.inference.DescribeResponse\x12S\n\x08Generate\x12\".fmd_jax.inference.GenerateRequest\x1a#.fmd_jax.inference.GenerateResponse\x12J\n\x05\x45mbed\x12\x1f.fmd_jax.inference.EmbedRequest\x1a .fmd_jax.inference.EmbedResponse\x12V\n\tHasImages\x12#.fmd_jax.inference.HasImagesRequest\x1a$.fmd_jax.inference.HasImagesResponse\x12R\n\tPutImages\x12\x1d.fmd_jax.inference.ImageChunk\x1a$.fmd_jax.inference.PutImagesResponse(\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x66md_jax/inference/sidecar.proto\x12\x11\x66md_jax.inference\"\x11\n\x0f\x44\x65scribeRequest\"[\n\x08RoleInfo\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\x12\x11\n\tgenerates\x18\x04 \x01(\x08\x12\x0e\n\x06\x65mbeds\x18\x05 \x01(\x08\"O\n\x10\x44\x65scribeResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12*\n\x05roles\x18\x02 \x03(\x0b\x32\x1b.fmd_jax.inference.RoleInfo\"\xf3\x01\n\x07Request\x12\x15\n\rmessages_json\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x03(\t\x12\x36\n\x06\x66ields\x18\x03 \x03(\x0b\x32&.fmd_jax.inference.Request.FieldsEntry\x12\x12\n\nmax_tokens\x18\x04 \x01(\x05\x12\x13\n\x0btemperature\x18\x05 \x01(\x01\x12\x0c\n\x04seed\x18\x06 \x01(\x03\x12\x0e\n\x06sample\x18\x07 \x01(\x03\x12\x13\n\x0bschema_json\x18\x08 \x01(\t\x1a-\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"z\n\x05Reply\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x0e\n\x06\x66inish\x18\x03 \x01(\t\x12\x15\n\rprompt_tokens\x18\x04 \x01(\x05\x12\x0e\n\x06tokens\x18\x05 \x01(\x05\x12\x0e\n\x06\x63\x61\x63hed\x18\x06 \x01(\x08\x12\r\n\x05index\x18\x07 \x01(\x05\"M\n\x0fGenerateRequest\x12\x0c\n\x04role\x18\x01 \x01(\t\x12,\n\x08requests\x18\x02 \x03(\x0b\x32\x1a.fmd_jax.inference.Request\"]\n\x10GenerateResponse\x12)\n\x07replies\x18\x01 \x03(\x0b\x32\x18.fmd_jax.inference.Reply\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\"+\n\x0c\x45mbedRequest\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\"O\n\rEmbedResponse\x12\r\n\x05width\x18\x01 \x01(\x05\x12\x0f\n\x07vectors\x18\x02 \x01(\x0c\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\t\"\"\n\x10HasImagesRequest\x12\x0e\n\x06sha256\x18\x01 \x03(\t\"$\n\x11HasImagesResponse\x12\x0f\n\x07missing\x18\x01 \x03(\t\"8\n\nImageChunk\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0c\n\x04last\x18\x03 \x01(\x08\"#\n\x11PutImagesResponse\x12\x0e\n\x06stored\x18\x01 \x01(\x05\"\x0f\n\rStatusRequest\"\xbe\x01\n\nRoleStatus\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\x12\x0e\n\x06queued\x18\x04 \x01(\x05\x12\x11\n\tin_flight\x18\x05 \x01(\x05\x12\x10\n\x08requests\x18\x06 \x01(\x03\x12\x0e\n\x06\x65rrors\x18\x07 \x01(\x03\x12\x12\n\ncache_hits\x18\x08 \x01(\x03\x12\x0e\n\x06tokens\x18\t \x01(\x03\x12\x19\n\x11tokens_per_second\x18\n \x01(\x01\"\x96\x01\n\x0eStatusResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x0e\n\x06uptime\x18\x02 \x01(\x01\x12,\n\x05roles\x18\x03 \x03(\x0b\x32\x1d.fmd_jax.inference.RoleStatus\x12\x0e\n\x06images\x18\x04 \x01(\x05\x12\x13\n\x0bimage_bytes\x18\x05 \x01(\x03\x12\x10\n\x08rejected\x18\x06 \x01(\x03\x32\xfc\x03\n\x07Sidecar\x12S\n\x08\x44\x65scribe\x12\".fmd_jax.inference.DescribeRequest\x1a#.fmd_jax.inference.DescribeResponse\x12U\n\x08Generate\x12\".fmd_jax.inference.GenerateRequest\x1a#.fmd_jax.inference.GenerateResponse0\x01\x12J\n\x05\x45mbed\x12\x1f.fmd_jax.inference.EmbedRequest\x1a .fmd_jax.inference.EmbedResponse\x12V\n\tHasImages\x12#.fmd_jax.inference.HasImagesRequest\x1a$.fmd_jax.inference.HasImagesResponse\x12R\n\tPutImages\x12\x1d.fmd_jax.inference.ImageChunk\x1a$.fmd_jax.inference.PutImagesResponse(\x01\x12M\n\x06Status\x12 .fmd_jax.inference.StatusRequest\x1a!.fmd_jax.inference.StatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,27 +40,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DESCRIBERESPONSE']._serialized_start=166
   _globals['_DESCRIBERESPONSE']._serialized_end=245
   _globals['_REQUEST']._serialized_start=248
-  _globals['_REQUEST']._serialized_end=454
-  _globals['_REQUEST_FIELDSENTRY']._serialized_start=409
-  _globals['_REQUEST_FIELDSENTRY']._serialized_end=454
-  _globals['_REPLY']._serialized_start=456
-  _globals['_REPLY']._serialized_end=508
-  _globals['_GENERATEREQUEST']._serialized_start=510
-  _globals['_GENERATEREQUEST']._serialized_end=587
-  _globals['_GENERATERESPONSE']._serialized_start=589
-  _globals['_GENERATERESPONSE']._serialized_end=682
-  _globals['_EMBEDREQUEST']._serialized_start=684
-  _globals['_EMBEDREQUEST']._serialized_end=727
-  _globals['_EMBEDRESPONSE']._serialized_start=729
-  _globals['_EMBEDRESPONSE']._serialized_end=808
-  _globals['_HASIMAGESREQUEST']._serialized_start=810
-  _globals['_HASIMAGESREQUEST']._serialized_end=844
-  _globals['_HASIMAGESRESPONSE']._serialized_start=846
-  _globals['_HASIMAGESRESPONSE']._serialized_end=882
-  _globals['_IMAGECHUNK']._serialized_start=884
-  _globals['_IMAGECHUNK']._serialized_end=940
-  _globals['_PUTIMAGESRESPONSE']._serialized_start=942
-  _globals['_PUTIMAGESRESPONSE']._serialized_end=977
-  _globals['_SIDECAR']._serialized_start=980
-  _globals['_SIDECAR']._serialized_end=1407
+  _globals['_REQUEST']._serialized_end=491
+  _globals['_REQUEST_FIELDSENTRY']._serialized_start=446
+  _globals['_REQUEST_FIELDSENTRY']._serialized_end=491
+  _globals['_REPLY']._serialized_start=493
+  _globals['_REPLY']._serialized_end=615
+  _globals['_GENERATEREQUEST']._serialized_start=617
+  _globals['_GENERATEREQUEST']._serialized_end=694
+  _globals['_GENERATERESPONSE']._serialized_start=696
+  _globals['_GENERATERESPONSE']._serialized_end=789
+  _globals['_EMBEDREQUEST']._serialized_start=791
+  _globals['_EMBEDREQUEST']._serialized_end=834
+  _globals['_EMBEDRESPONSE']._serialized_start=836
+  _globals['_EMBEDRESPONSE']._serialized_end=915
+  _globals['_HASIMAGESREQUEST']._serialized_start=917
+  _globals['_HASIMAGESREQUEST']._serialized_end=951
+  _globals['_HASIMAGESRESPONSE']._serialized_start=953
+  _globals['_HASIMAGESRESPONSE']._serialized_end=989
+  _globals['_IMAGECHUNK']._serialized_start=991
+  _globals['_IMAGECHUNK']._serialized_end=1047
+  _globals['_PUTIMAGESRESPONSE']._serialized_start=1049
+  _globals['_PUTIMAGESRESPONSE']._serialized_end=1084
+  _globals['_STATUSREQUEST']._serialized_start=1086
+  _globals['_STATUSREQUEST']._serialized_end=1101
+  _globals['_ROLESTATUS']._serialized_start=1104
+  _globals['_ROLESTATUS']._serialized_end=1294
+  _globals['_STATUSRESPONSE']._serialized_start=1297
+  _globals['_STATUSRESPONSE']._serialized_end=1447
+  _globals['_SIDECAR']._serialized_start=1450
+  _globals['_SIDECAR']._serialized_end=1958
 # @@protoc_insertion_point(module_scope)

@@ -39,7 +39,7 @@ class SidecarStub(object):
                 request_serializer=fmd__jax_dot_inference_dot_sidecar__pb2.DescribeRequest.SerializeToString,
                 response_deserializer=fmd__jax_dot_inference_dot_sidecar__pb2.DescribeResponse.FromString,
                 _registered_method=True)
-        self.Generate = channel.unary_unary(
+        self.Generate = channel.unary_stream(
                 '/fmd_jax.inference.Sidecar/Generate',
                 request_serializer=fmd__jax_dot_inference_dot_sidecar__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=fmd__jax_dot_inference_dot_sidecar__pb2.GenerateResponse.FromString,
@@ -59,6 +59,11 @@ class SidecarStub(object):
                 request_serializer=fmd__jax_dot_inference_dot_sidecar__pb2.ImageChunk.SerializeToString,
                 response_deserializer=fmd__jax_dot_inference_dot_sidecar__pb2.PutImagesResponse.FromString,
                 _registered_method=True)
+        self.Status = channel.unary_unary(
+                '/fmd_jax.inference.Sidecar/Status',
+                request_serializer=fmd__jax_dot_inference_dot_sidecar__pb2.StatusRequest.SerializeToString,
+                response_deserializer=fmd__jax_dot_inference_dot_sidecar__pb2.StatusResponse.FromString,
+                _registered_method=True)
 
 
 class SidecarServicer(object):
@@ -71,8 +76,10 @@ class SidecarServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Generate(self, request, context):
-        """FAILED_PRECONDITION when an image is not in the store: ask HasImages which,
-        PutImages, try again. INVALID_ARGUMENT: an unknown role, a malformed request.
+        """Replies as they finish, each index once. FAILED_PRECONDITION when an image is not
+        in the store: ask HasImages which, PutImages, try again. INVALID_ARGUMENT: an
+        unknown role, a malformed request, a batch that is too large. RESOURCE_EXHAUSTED
+        with the trailer grpc-retry-pushback-ms: the queue is full, try again then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -91,6 +98,13 @@ class SidecarServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def PutImages(self, request_iterator, context):
+        """INVALID_ARGUMENT: not the bytes of their hash, no image, or too many pixels.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Status(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -104,7 +118,7 @@ def add_SidecarServicer_to_server(servicer, server):
                     request_deserializer=fmd__jax_dot_inference_dot_sidecar__pb2.DescribeRequest.FromString,
                     response_serializer=fmd__jax_dot_inference_dot_sidecar__pb2.DescribeResponse.SerializeToString,
             ),
-            'Generate': grpc.unary_unary_rpc_method_handler(
+            'Generate': grpc.unary_stream_rpc_method_handler(
                     servicer.Generate,
                     request_deserializer=fmd__jax_dot_inference_dot_sidecar__pb2.GenerateRequest.FromString,
                     response_serializer=fmd__jax_dot_inference_dot_sidecar__pb2.GenerateResponse.SerializeToString,
@@ -123,6 +137,11 @@ def add_SidecarServicer_to_server(servicer, server):
                     servicer.PutImages,
                     request_deserializer=fmd__jax_dot_inference_dot_sidecar__pb2.ImageChunk.FromString,
                     response_serializer=fmd__jax_dot_inference_dot_sidecar__pb2.PutImagesResponse.SerializeToString,
+            ),
+            'Status': grpc.unary_unary_rpc_method_handler(
+                    servicer.Status,
+                    request_deserializer=fmd__jax_dot_inference_dot_sidecar__pb2.StatusRequest.FromString,
+                    response_serializer=fmd__jax_dot_inference_dot_sidecar__pb2.StatusResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -173,7 +192,7 @@ class Sidecar(object):
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
+        return grpc.experimental.unary_stream(
             request,
             target,
             '/fmd_jax.inference.Sidecar/Generate',
@@ -260,6 +279,33 @@ class Sidecar(object):
             '/fmd_jax.inference.Sidecar/PutImages',
             fmd__jax_dot_inference_dot_sidecar__pb2.ImageChunk.SerializeToString,
             fmd__jax_dot_inference_dot_sidecar__pb2.PutImagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Status(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fmd_jax.inference.Sidecar/Status',
+            fmd__jax_dot_inference_dot_sidecar__pb2.StatusRequest.SerializeToString,
+            fmd__jax_dot_inference_dot_sidecar__pb2.StatusResponse.FromString,
             options,
             channel_credentials,
             insecure,

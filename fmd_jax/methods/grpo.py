@@ -8,12 +8,12 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from fmd_jax import models, rewards, rl, rollout, sharding
 from fmd_jax.checkpoint import Checkpoints
 from fmd_jax.methods import training
 from fmd_jax.methods.run import Run, ask_heldout
+from fmd_jax.progress import Progress
 from fmd_jax.questioner.parsing import token_slots
 from fmd_jax.questioner.sampler import Samples
 from fmd_jax.records.measurements import Measurements
@@ -48,7 +48,7 @@ def run(run: Run) -> None:
     drop_steps(run.workdir, NAME, "train", start)
     measured = Measurements(run.workdir, NAME, start)
     source = run.prepared(run.batches(start), config.steps - start)
-    steps = tqdm(range(start, config.steps), NAME, config.steps, initial=start)
+    steps = Progress(range(start, config.steps), NAME, config.steps, initial=start)
 
     # ---- the loop ----------------------------------------------------------------
     for step in steps:

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import jax
 import ml_collections
 import numpy as np
-from tqdm import tqdm
 
 from fmd_jax import data, rollout
+from fmd_jax.progress import Progress
 from fmd_jax.questioner.agent import Agent
 from fmd_jax.questioner.inputs import Inputs
 from fmd_jax.records.writer import write_image, write_shard
@@ -58,6 +58,9 @@ class Run:
       answer_tokens=self.config.answerer.max_tokens,
       judge_tokens=self.config.judge.max_tokens,
       retries=self.config.judge.retries,
+      votes=self.config.judge.votes,
+      agreement=self.config.judge.agreement,
+      guesses=self.config.judge.guesses,
     )
 
   def key(self, step: int, stream: int = 0) -> jax.Array:
@@ -149,7 +152,7 @@ def ask_heldout(run: Run, method: str, params, questioner_step: int) -> None:
     run.heldout, size, run.config.seed, host=host, hosts=hosts, workers=run.workers
   )
   source = run.prepared(source, steps)
-  for step in tqdm(range(steps), desc=f"{method} (unseen images)", unit="step"):
+  for step in Progress(range(steps), desc=f"{method} (unseen images)", unit="step"):
     images, inputs = next(source)
     samples = run.agent.sample(params, inputs, run.key(step, stream=1))
     result = run.judge(images, run.agent.texts(samples), None, step)

@@ -8,10 +8,10 @@ import time
 
 import jax.numpy as jnp
 from flax import nnx
-from tqdm import tqdm
 
 from fmd_jax import rollout
 from fmd_jax.methods.run import Run, ask_heldout
+from fmd_jax.progress import Progress
 from fmd_jax.records.measurements import Measurements
 from fmd_jax.records.reader import steps as recorded_steps
 from fmd_jax.update import cast
@@ -27,7 +27,7 @@ def run(run: Run) -> None:
   start = next(i for i in range(config.steps + 1) if i not in done)
   measured = Measurements(run.workdir, NAME, start)
   source = run.prepared(run.batches(start), config.steps - start)
-  bar = tqdm(range(start, config.steps), NAME, config.steps, initial=start)
+  bar = Progress(range(start, config.steps), NAME, config.steps, initial=start)
   for step in bar:
     begun = time.perf_counter()
     images, inputs = next(source)

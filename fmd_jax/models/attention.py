@@ -25,13 +25,16 @@ from fmd_jax.sharding import BATCH_AXES, TENSOR, batch_shards, platform
 _LANES = 128
 _TILES = (512, 256, 128)
 
+# Queries whose scores a CPU's cache holds.
+_BLOCK = 128
+
 Keys = tuple[Array, Array, Array]
 
 
 def attend(
   q: Float[Array, "B G T H h"],
-  k: Float[Array, "B G T KV h"],
-  v: Float[Array, "B G T KV h"],
+  k: Float[Array, "B G S KV h"],
+  v: Float[Array, "B G S KV h"],
   mask: Bool[Array, "..."] | None,
   shared: Keys | None,
 ) -> Float[Array, "B G T H h"]:
@@ -39,16 +42,16 @@ def attend(
 
   Args:
     q: queries.
-    k: keys of the row's own tokens.
+    k: keys of the row's own tokens, of all of them where q are some.
     v: values likewise.
-    mask: [B, G, T, T] or broadcast to it, which own keys a token sees. None: causal,
+    mask: [B, G, T, S] or broadcast to it, which own keys a token sees. None: causal,
       its own and those before.
     shared: (k, v [B, P, KV, h], mask [B, P]) seen by every row of an image, or None.
   """
   if mask is None and platform() == "tpu" and q.shape[-1] % _LANES == 0:
     return fused(q, k, v, shared)
   if mask is None:
-    mask = jnp.tril(jnp.ones((q.shape[2], q.shape[2]), bool))[None, None]
+    return causal(q, k, v, shared)
   return multiplied(q, k, v, mask, shared)
 
 
@@ -98,6 +101,17 @@ def multiplied(q, k, v, mask, shared) -> Float[Array, "B G T H h"]:
   for keys, k, v, mask in parts:
     scored.append((_scores(q, k, keys), mask, f"bkgtrs,{keys}->bkgtrh", v))
   return jnp.transpose(layers.mix(scored), (0, 2, 3, 1, 4, 5)).reshape(shape)
+
+
+def causal(q, k, v, shared, block: int = _BLOCK) -> Float[Array, "B G T H h"]:
+  """`attend` by products, `block` queries at a time: keys after them cost nothing."""
+  length, mixed = q.shape[2], []
+  for start in range(0, length, block):
+    end = min(start + block, length)
+    mask = np.arange(start, end)[:, None] >= np.arange(end)
+    own = k[:, :, :end], v[:, :, :end]
+    mixed.append(multiplied(q[:, :, start:end], *own, mask[None, None], shared))
+  return jnp.concatenate(mixed, 2)
 
 
 def _seen(group: int, length: int, prompt: int) -> np.ndarray:

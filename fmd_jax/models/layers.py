@@ -59,8 +59,15 @@ class Linear(nnx.Linear):
 
   lora_scale: float | None = None
 
-  def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... E"]:
-    y = super().__call__(x)
+  def __call__(self, x: Float[Array, "... D"], parts: int = 1) -> Float[Array, "... E"]:
+    """Projects; as the sum of so many products where the inputs divide into them."""
+    kernel = self.kernel[...]
+    if parts == 1 or len(kernel) % parts or self.bias is not None:
+      y = super().__call__(x)
+    else:
+      cut = x.reshape(*x.shape[:-1], parts, -1)
+      kernel = kernel.reshape(parts, -1, kernel.shape[-1])
+      y = jnp.einsum("...pd,pde->p...e", cut, kernel).sum(0)
     if self.lora_scale is None:
       return y
     return y + (x @ self.lora_a[...]) @ self.lora_b[...] * self.lora_scale
@@ -125,9 +132,10 @@ class GatedMLP(nnx.Module):
     self.up_proj = make(width, hidden, 1.0)
     self.down_proj = make(hidden, width, scale)
 
-  def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+  def __call__(self, x: Float[Array, "... D"], parts: int = 1) -> Float[Array, "... D"]:
+    """Applies it; `parts` is that of the last projection."""
     hidden = jax.nn.silu(self.gate_proj(x)) * self.up_proj(x)
-    return self.down_proj(constrain(hidden, "...", axes.MLP))
+    return self.down_proj(constrain(hidden, "...", axes.MLP), parts)
 
 
 class MLP(nnx.Module):

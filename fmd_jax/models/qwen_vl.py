@@ -108,6 +108,7 @@ class QwenVL(nnx.Module):
     prefix_mask: Bool[Array, "B P"] | None = None,
     *,
     tap: int | None = None,
+    last: Int[Array, " B"] | None = None,
     remat: bool | str = True,
   ):
     """Runs rows through the language model.
@@ -122,6 +123,8 @@ class QwenVL(nnx.Module):
       prefix_mask: which of them are seen; needed with `prefix`.
       tap: also return the hidden state after this many layers, before any final norm
         (transformers' hidden_states[tap]; what deepstack adds there is in it).
+      last: the only token of each image's one row whose hidden state is wanted: that of
+        the others means nothing. For causal rows without a prefix.
       remat: see `layers.REMAT`; recomputing each layer in the backward pass takes less
         memory, and on a CPU less time too.
 
@@ -130,7 +133,7 @@ class QwenVL(nnx.Module):
       [L, B, G, T, KV, h], and with `tap` the tapped state [B, G, T, D].
     """
     return self.language_model(
-      x, positions, mask, prefix, prefix_mask, tap=tap, remat=remat
+      x, positions, mask, prefix, prefix_mask, tap=tap, last=last, remat=remat
     )
 
   def decoder(self, prefix: Stacks, prefix_mask: Bool[Array, "B P"]) -> Step:
@@ -143,9 +146,11 @@ class QwenVL(nnx.Module):
       return self.language_model.embed_tokens.embedding[...], 1
     return self.lm_head.kernel[...], 0
 
-  def unembed(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
-    """Logits in fp32."""
-    weight, axis = self.head()
+  def unembed(
+    self, hidden: Float[Array, "... D"], head: tuple[Array, int] | None = None
+  ) -> Float[Array, "... V"]:
+    """Logits in fp32; `head` is the model's own, maybe laid out anew."""
+    weight, axis = self.head() if head is None else head
     logits = jax.lax.dot_general(
       hidden.astype(weight.dtype),
       weight,

@@ -207,6 +207,7 @@ def completion_logprobs(
     model.embed(prompt_ids, image_features)[:, None],
     prompt_positions[:, :, None],
     None,  # causal: a prompt's padding comes after it
+    last=prompt_lengths - 1,
     remat=remat,
   )
   # The first completion token is predicted by the last token of the prompt.

@@ -102,6 +102,20 @@ class DecoderLayer(nnx.Module):
     x = _residual(x + self.self_attn.output(attend(q, k, v, mask, shared)))
     return _residual(x + self.mlp(self.post_attention_layernorm(x))), (k, v)
 
+  def ending(self, x, cos, sin, last):
+    """Like a causal call, but of x [B, 1, T, D] only the token `last` [B] changes.
+
+    After the last layer nobody reads the others, only their keys and values.
+    """
+    q, k, v = self.self_attn.qkv(self.input_layernorm(x), cos, sin)
+    place = last[:, None, None, None]
+    seen = jnp.arange(x.shape[2]) <= place
+    q = jnp.take_along_axis(q, place[..., None], 2)
+    one = jnp.take_along_axis(x, place, 2)
+    one = _residual(one + self.self_attn.output(attend(q, k, v, seen, None)))
+    one = _residual(one + self.mlp(self.post_attention_layernorm(one)))
+    return jnp.where(jnp.arange(x.shape[2])[:, None] == place, one, x), (k, v)
+
 
 class TextModel(nnx.Module):
   """Token embeddings, decoder layers applied by a scan, and the final norm."""
@@ -130,6 +144,7 @@ class TextModel(nnx.Module):
     prefix_mask: Bool[Array, "B P"] | None = None,
     *,
     tap: int | None = None,
+    last: Int[Array, " B"] | None = None,
     remat: bool | str = True,
   ):
     """See `QwenVL.language`."""
@@ -139,17 +154,25 @@ class TextModel(nnx.Module):
     graphdef, params = nnx.split(self.layers)
     # What deepstack adds is read layer by layer: cut into scans of their own, the
     # first layers would be copied, and so would the rest.
-    index, added = None, jnp.stack(added) if added else None
-    if added is not None:
-      index = jnp.arange(self.config.num_hidden_layers)
+    added = jnp.stack(added) if added else None
+    index = jnp.arange(self.config.num_hidden_layers)
 
     def layer(x, inputs):
       params, kv, index = inputs
       shared = None if kv is None else (*kv, prefix_mask)
-      x, kv = nnx.merge(graphdef, params)(x, cos, sin, mask, shared)
+      layer = nnx.merge(graphdef, params)
+      if last is None:
+        x, kv = layer(x, cos, sin, mask, shared)
+      else:
+        x, kv = jax.lax.cond(
+          index == self.config.num_hidden_layers - 1,
+          lambda x: layer.ending(x, cos, sin, last),
+          lambda x: layer(x, cos, sin, mask, shared),
+          x,
+        )
       if added is not None:
-        last = len(added) - 1
-        x += jnp.where(index <= last, added[jnp.minimum(index, last)], 0)
+        top = len(added) - 1
+        x += jnp.where(index <= top, added[jnp.minimum(index, top)], 0)
       return x, kv
 
     layer = layers.rematerialised(layer, remat)

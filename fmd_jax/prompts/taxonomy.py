@@ -33,7 +33,9 @@ Think first, then reply with one JSON object and nothing after it:
 
 
 def _messages(system: str, data: dict[str, Any], image: bool) -> list[dict[str, Any]]:
-  text = {"type": "text", "text": json.dumps(data, ensure_ascii=False)}
+  # No "<": a tag that a question brings along stays data.
+  source = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
+  text = {"type": "text", "text": source}
   content = [{"type": "image"}, text] if image else [text]
   return [
     {"role": "system", "content": system},

@@ -236,6 +236,7 @@ def make_sampler(
       model.embed(prompt.input_ids, features)[:, None],
       prompt.positions[:, :, None],
       None,  # causal: a prompt's padding comes after it
+      last=prompt.lengths - 1,
     )
     last = jnp.take_along_axis(hidden[:, 0], prompt.lengths[:, None, None] - 1, axis=1)
     # [L, B, 1, P, KV, h] -> [L, B, P, KV, h]: one copy for the G responses.
@@ -272,6 +273,7 @@ def make_sampler(
   def decode(params, context, state, key, smaller):
     model = merged(params)
     step = model.decoder(context.prefix, context.prompt_mask)
+    head = model.head() if scan_layers else decoding.head_by_rows(*model.head())
     # The last token of all is drawn, but never read.
     end = min(max_new_tokens, state.cache[0][0].shape[-1] + 1)
 
@@ -291,7 +293,7 @@ def make_sampler(
         place,
       )
       state = state._replace(cache=cache)
-      return record(context, state, model.unembed(hidden), key)
+      return record(context, state, model.unembed(hidden, head), key)
 
     state = jax.lax.while_loop(goes_on, draw, state)
     return state, constrain(jnp.stack([state.index, *unfinished(state)]), None)

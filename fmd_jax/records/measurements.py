@@ -1,4 +1,4 @@
-"""`measurements.jsonl`: one object a step, `family/name` -> number."""
+"""`measurements.jsonl`: one object a step, `family/name` -> number; and its curves."""
 
 import json
 import math
@@ -8,13 +8,15 @@ from typing import Any
 import pandas as pd
 from etils import epath
 
+from fmd_jax.records.curves import Curves
 from fmd_jax.records.files import is_remote, write_atomic
 
 FILE = "measurements.jsonl"
 
 
-def _read_lines(path: epath.Path) -> list[dict[str, Any]]:
-  rows = []
+def read_rows(workdir: epath.PathLike) -> list[dict[str, Any]]:
+  """All rows as they were written; a half-written one is left out."""
+  path, rows = epath.Path(workdir) / FILE, []
   for line in path.read_text().splitlines() if path.exists() else ():
     try:
       rows.append(json.loads(line))
@@ -45,10 +47,11 @@ class Measurements:
   def __init__(self, workdir: epath.PathLike, method: str, resume_step: int = 0):
     self._path = epath.Path(workdir) / FILE
     self._method = method
-    rows = _read_lines(self._path)
+    rows = read_rows(workdir)
     kept = [r for r in rows if r["method"] != method or r["step"] < resume_step]
     self._text = "".join(json.dumps(row) + "\n" for row in kept)
     write_atomic(self._path, self._text.encode())
+    self._curves = Curves(workdir, method, resume_step)
 
   def write(self, step: int, values: Mapping[str, Any]) -> None:
     """Adds the row of one step.
@@ -63,8 +66,8 @@ class Measurements:
     for key in values:
       if "/" not in key:
         raise ValueError(f"the measurement {key!r} needs a family: 'family/{key}'")
-    row = {"step": int(step), "method": self._method}
-    row |= {key: _number(value) for key, value in values.items()}
+    numbers = {key: _number(value) for key, value in values.items()}
+    row = {"step": int(step), "method": self._method} | numbers
     line = json.dumps(row, allow_nan=False) + "\n"
     if is_remote(self._path):
       self._text += line
@@ -72,10 +75,11 @@ class Measurements:
     else:
       with self._path.open("a") as file:
         file.write(line)
+    self._curves.write(int(step), numbers)
 
 
 def read_measurements(workdir: epath.PathLike, method: str | None = None):
   """A data frame of all rows, or of one method's, with `step` and `method`."""
-  rows = _read_lines(epath.Path(workdir) / FILE)
+  rows = read_rows(workdir)
   df = pd.DataFrame(rows, columns=None if rows else ["step", "method"])
   return df if method is None else df[df["method"] == method].reset_index(drop=True)

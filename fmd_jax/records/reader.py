@@ -77,8 +77,16 @@ def read_table(
         f"{path} has records of schema {version}; this version of fmd_jax reads "
         f"{SCHEMA_VERSION}"
       )
-    tables.append(table.select(SCHEMA.names))
+    tables.append(_with_all_columns(table))
   return pa.concat_tables(tables)
+
+
+def _with_all_columns(table: pa.Table) -> pa.Table:
+  """The columns of the schema; nullable ones that came after the shard are null."""
+  for field in SCHEMA:
+    if field.nullable and field.name not in table.column_names:
+      table = table.append_column(field, pa.nulls(len(table), field.type))
+  return table.select(SCHEMA.names)
 
 
 def read(workdir: epath.PathLike, method: str, split: Split = "train") -> pd.DataFrame:

@@ -62,7 +62,8 @@ def examples(
       once; those chosen are added.
   """
   wrong = rows[metrics.flags(rows)["failure"]]
-  wrong = wrong[[group in own for own in wrong["groups"]]]
+  # As an array: without any failure an empty list would choose no columns.
+  wrong = wrong[np.array([group in own for own in wrong["groups"]], bool)]
   fresh = wrong[~_keys(wrong).isin(used)]
   wrong = fresh if len(fresh) else wrong
   again = wrong["image_id"].duplicated() | wrong["question"].duplicated()

@@ -8,7 +8,6 @@ from fmd_jax.rl.advantages import SCALES, group_advantages, question_advantages
 from fmd_jax.rl.losses import (
   KL,
   LOSSES,
-  grpo_loss,
   policy_loss,
   response_weights,
   stale_weights,
@@ -19,7 +18,6 @@ __all__ = [
   "LOSSES",
   "SCALES",
   "group_advantages",
-  "grpo_loss",
   "policy_loss",
   "question_advantages",
   "response_weights",

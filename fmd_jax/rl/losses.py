@@ -254,39 +254,3 @@ def policy_loss(
     "ratio_max_dev": jnp.max(deviation, where=counts, initial=0.0),
   }
   return average(value), jax.tree.map(jax.lax.stop_gradient, metrics)
-
-
-def grpo_loss(
-  logprobs: Float[Array, "B G T"],
-  old_logprobs: Float[Array, "B G T"],
-  ref_logprobs: Float[Array, "B G T"],
-  advantages: Float[Array, "B G"] | Float[Array, "B G T"],
-  lengths: Int[Array, "B G"],
-  response_mask: Bool[Array, "B G"],
-  *,
-  clip: float,
-  beta: float,
-  weights: Float[Array, "B G"] | None = None,
-  token_weights: Float[Array, "B G T"] | None = None,
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-  """The paper's: `LOSSES["grpo"]` with one clip for both sides and the k3 KL.
-
-  Arguments and results as those of `policy_loss`; without `weights` they are those of
-  this call's own mask.
-  """
-  if weights is None:
-    weights = response_weights(response_mask, lengths)
-  return policy_loss(
-    LOSSES["grpo"],
-    logprobs,
-    old_logprobs,
-    ref_logprobs,
-    advantages,
-    lengths,
-    response_mask,
-    weights=weights,
-    clip=clip,
-    clip_high=clip,
-    beta=beta,
-    token_weights=token_weights,
-  )

@@ -1,9 +1,42 @@
 """Uploaded images by content hash, the least recently used leaving first."""
 
 import hashlib
+import io
 import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterable
+
+# Of one image. A photograph has 12 to 50 million; a file of a few kilobytes can claim
+# to have thousands of millions.
+MAX_PIXELS = 100_000_000
+
+
+def check(data: bytes) -> None:
+  """Reads an image's header, and no pixels.
+
+  Raises:
+    ValueError: it is no image that Pillow reads, or has too many pixels.
+  """
+  from PIL import Image
+
+  try:
+    with warnings.catch_warnings():
+      # Pillow's own limit is refused below.
+      warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+      with Image.open(io.BytesIO(data)) as opened:
+        width, height = opened.size
+        frames = getattr(opened, "n_frames", 1)
+        opened.verify()
+  except Image.DecompressionBombError as error:
+    raise ValueError(f"the image has too many pixels: {error}") from error
+  # Pillow raises what its many parsers raise.
+  except Exception as error:
+    raise ValueError(f"not an image: {error or repr(error)}") from error
+  if width * height * frames > MAX_PIXELS:
+    raise ValueError(
+      f"the image has {width} x {height} x {frames} pixels; at most {MAX_PIXELS}"
+    )
 
 
 class ImageStore:
@@ -14,11 +47,21 @@ class ImageStore:
     self._images: OrderedDict[str, bytes] = OrderedDict()
     self._lock = threading.Lock()
 
+  @property
+  def capacity(self) -> int:
+    return self._capacity
+
+  def size(self) -> tuple[int, int]:
+    """How many images are here, and their bytes."""
+    with self._lock:
+      return len(self._images), self._bytes
+
   def put(self, sha256: str, data: bytes) -> None:
     """Stores an image.
 
     Raises:
-      ValueError: the hash is not that of the bytes, or they exceed the capacity.
+      ValueError: the hash is not that of the bytes, they exceed the capacity, or are
+        no image.
     """
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
@@ -27,6 +70,7 @@ class ImageStore:
       raise ValueError(
         f"image {sha256[:12]}… has {len(data)} bytes; the store holds {self._capacity}"
       )
+    check(data)
     with self._lock:
       if sha256 in self._images:
         self._images.move_to_end(sha256)

@@ -80,6 +80,8 @@ def start(
   port: int = 0,
   threads: int | None = None,
   image_store_mb: int = 512,
+  cache_folder: str = "",
+  cache_gb: float = 4.0,
   timeout: float = 300.0,
 ) -> Sidecar:
   """Starts a sidecar and returns once all its models are loaded.
@@ -94,6 +96,7 @@ def start(
     port: 0 takes a free one.
     threads: the math threads of its models; None leaves their own choice.
     image_store_mb: megabytes of images that it keeps.
+    cache_folder, cache_gb: where replies are kept ("": nowhere), and how many.
     timeout: seconds for loading.
 
   Raises:
@@ -109,6 +112,8 @@ def start(
     "port": port,
     "threads": threads,
     "image_store_mb": image_store_mb,
+    "cache_folder": cache_folder,
+    "cache_gb": cache_gb,
     "parent": os.getpid(),
     "ready_fd": write_fd,
   }

@@ -114,7 +114,8 @@ def _text(value: Any, what: str) -> str:
     raise ValueError(f"{what} is not a text")
   if len(value) > LONGEST:
     raise ValueError(f"{what} is longer than {LONGEST} characters")
-  return " ".join(value.split())
+  # JSON can spell half a surrogate pair, which Parquet does not take.
+  return " ".join(value.encode("utf-8", "replace").decode().split())
 
 
 def _primitives(found: dict[str, Any]) -> list[str]:

@@ -19,7 +19,7 @@ from absl import logging
 from flax import nnx
 
 from fmd_jax import models
-from fmd_jax.inference.engines import hf
+from fmd_jax.inference.engines import folders
 from fmd_jax.models.processor import Processor
 from fmd_jax.testbed import dataset, recipe
 from fmd_jax.world import drawing
@@ -71,7 +71,7 @@ def census(
   chain = itertools.chain.from_iterable
   right = _answer(model, processor, folder, np.concatenate(features), cases)
   return {
-    "answerer": f"testbed/{folder.name}@{hf.revision(str(folder))}",
+    "answerer": f"testbed/{folder.name}@{folders.revision(str(folder))}",
     "cells": tally(chain(cases), chain(right), planted),
   }
 

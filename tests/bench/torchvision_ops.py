@@ -1,7 +1,7 @@
 """Declares two operators of torchvision before it is imported.
 
 PyPI's torchvision is built for CUDA and stops at these beside a torch for CPUs; its
-transforms, all that is used, need no kernel. `sample.py` puts this file into the vLLM
+transforms, all that is used, need no kernel. `vllm_env.py` puts this file into the vLLM
 environment as a module that every process there imports at its start.
 """
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from fmd_jax import inference
 from fmd_jax.inference import Request
-from fmd_jax.inference.engines import hf
+from fmd_jax.inference.engines import folders, hf
 
 
 def png(seed: int, height: int = 112, width: int = 112) -> bytes:
@@ -192,12 +192,12 @@ def test_the_pixel_cache_is_bounded_and_a_batch_may_exceed_it(engine, monkeypatc
 def test_revision_is_of_the_weights(checkpoint, engine, tmp_path):
   copy = tmp_path / "copy"
   shutil.copytree(checkpoint, copy)
-  assert hf.revision(str(copy)) == engine.revision
+  assert folders.revision(str(copy)) == engine.revision
   weights = copy / "model.safetensors"
   data = bytearray(weights.read_bytes())
   data[-1] ^= 1
   weights.write_bytes(data)
-  assert hf.revision(str(copy)) != engine.revision
+  assert folders.revision(str(copy)) != engine.revision
   assert engine.name == checkpoint.name
 
 

@@ -13,8 +13,10 @@ from fmd_jax.inference import Reply, Request
   ("spec", "says"),
   [
     ("answerer", "no scheme"),
-    ("openai://gpt@https://x", "not available yet"),
-    ("vllm:///x", "not available yet"),
+    ("vllm:///x", "no folder /x"),
+    ("vllm://testbed/answerer?ray=yes", "ray is 0 or 1"),
+    ("vllm://testbed/answerer?memory=2", "from 0 to 1"),
+    ("vllm://testbed/answerer?gpu=1", "no option 'gpu'"),
     ("gguf:///x", "no engine 'gguf'"),
     ("hf://relative/folder", "absolute path"),
     ("hf:///no/such/folder/here", "no folder"),

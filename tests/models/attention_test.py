@@ -1,4 +1,4 @@
-"""The fused kernel, run without a TPU, against plain products."""
+"""The fused kernel, run without a TPU, and blocks of queries, against products."""
 
 import jax
 import jax.numpy as jnp
@@ -45,9 +45,13 @@ def test_fused_attention_equals_products(group, length, prompt, kv_heads):
     return out, *gradients
 
   wanted = both(lambda *qkv: attention.multiplied(*qkv, causal, shared))
-  got = both(lambda *qkv: attention.fused(*qkv, shared, interpret=True))
-  for name, one, other in zip("oqkv", wanted, got, strict=True):
-    np.testing.assert_allclose(other, one, atol=2e-5 * np.abs(one).max(), err_msg=name)
+  fused = both(lambda *qkv: attention.fused(*qkv, shared, interpret=True))
+  # In blocks, of which the last is not full.
+  blocks = both(lambda *qkv: attention.causal(*qkv, shared, block=48))
+  for got in (fused, blocks):
+    for name, one, other in zip("oqkv", wanted, got, strict=True):
+      atol = 2e-5 * np.abs(one).max()
+      np.testing.assert_allclose(other, one, atol=atol, err_msg=name)
 
 
 def test_no_mask_is_causal_and_right_padding_changes_nothing():

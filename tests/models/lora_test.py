@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from fmd_jax import models
-from fmd_jax.models import axes, lora
+from fmd_jax.models import axes, layers, lora
 from tests.models import peer, tiny
 
 RANK, ALPHA = 3, 6.0
@@ -107,6 +107,25 @@ def test_fresh_adapters_add_nothing():
   assert models.add_lora(base, 0, ALPHA, TARGETS) is base
   for path, leaf in flat.items():  # a mesh splits adapters as it splits their kernels
     assert len(axes.logical_axes(path)) == leaf.ndim
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("parts", [4, 5])
+def test_a_projection_by_parts_is_the_projection(parts, bias):
+  # Wrong: without its bias or adapters; inputs paired with another part's weights.
+  rng = np.random.default_rng(0)
+  kernel = rng.normal(size=(12, 5)).astype(np.float32)
+  make = layers.linear(12, 5, bias=bias, dtype=jnp.float32, rngs=nnx.Rngs(0))
+  make.kernel[...] = kernel
+  if bias:
+    make.bias[...] = np.arange(5.0)
+  make.lora_a = nnx.Param(jnp.asarray(rng.normal(size=(12, 2)), jnp.float32))
+  make.lora_b = nnx.Param(jnp.asarray(rng.normal(size=(2, 5)), jnp.float32))
+  make.lora_scale = 0.5
+  x = rng.normal(size=(2, 7, 12)).astype(np.float32)
+  wanted = x @ kernel + (np.arange(5.0) if bias else 0)
+  wanted += 0.5 * (x @ make.lora_a[...]) @ make.lora_b[...]
+  np.testing.assert_allclose(make(x, parts), wanted, atol=1e-5)
 
 
 def test_targets():

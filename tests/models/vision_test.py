@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from fmd_jax import models
-from fmd_jax.models import permute
+from fmd_jax.models import permute, vision
 from fmd_jax.models.vision_plan import Segments
 from tests.models import tiny
 
@@ -207,6 +207,30 @@ def test_gathers_have_the_gradients_of_gathers():
 
     for got, wanted in zip(gradient(ours), gradient(plain)):
       np.testing.assert_allclose(got, wanted, atol=1e-6)
+
+
+def test_attention_in_blocks_equals_that_at_once():
+  # Wrong: heads or windows in another order, the mask of another window, a last block
+  # whose padding is kept; a mask left out of what the backward pass computes again.
+  rng = np.random.default_rng(0)
+  windows, heads, length, width = 2, 3, 10, 4
+  make = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
+  q, k = make(windows, heads, length, width), make(windows, heads, width, length)
+  v, weight = make(*q.shape), make(*q.shape)
+  real = jnp.arange(length) < jnp.array([[length], [6]])
+
+  def both(mask, block):
+    def total(q, k, v):
+      out = vision._mixed(q, k, v, mask, block)
+      return (out * weight).sum(), out
+
+    f = jax.value_and_grad(total, (0, 1, 2), has_aux=True)
+    (_, out), gradients = jax.jit(f)(q, k, v)
+    return out, *gradients
+
+  for mask in (None, real[:, None, None]):
+    for one, other in zip(both(mask, length), both(mask, 4), strict=True):
+      np.testing.assert_allclose(other, one, atol=1e-5)
 
 
 def test_bad_grids_are_refused():

@@ -63,6 +63,22 @@ def batch(seed=0, images=3, group=4, tokens=5, per_token=False):
   return new, old, ref, advantages, lengths, mask
 
 
+def grpo_loss(*arrays, clip, beta, weights=None, token_weights=None):
+  """The paper's loss: one clip for both sides, the k3 KL, this batch's own weights."""
+  *_, lengths, mask = arrays
+  if weights is None:
+    weights = rl.response_weights(mask, lengths)
+  return rl.policy_loss(
+    rl.LOSSES["grpo"],
+    *arrays,
+    weights=weights,
+    clip=clip,
+    clip_high=clip,
+    beta=beta,
+    token_weights=token_weights,
+  )
+
+
 def test_golden_ratio_and_kl():
   """One token, new .6 against old .5 and ref .4, A = 1, clip .3: r = 1.2.
 
@@ -73,7 +89,7 @@ def test_golden_ratio_and_kl():
   new, old, ref = (jnp.log(jnp.full((1, 1, 1), p)) for p in (0.6, 0.5, 0.4))
   one = jnp.ones((1, 1))
   length, mask = jnp.ones((1, 1), int), jnp.ones((1, 1), bool)
-  loss, metrics = rl.grpo_loss(new, old, ref, one, length, mask, clip=0.3, beta=0.3)
+  loss, metrics = grpo_loss(new, old, ref, one, length, mask, clip=0.3, beta=0.3)
   np.testing.assert_allclose(loss, -1.1783605, rtol=1e-6)
   np.testing.assert_allclose(metrics["kl"], 0.0721318, rtol=1e-5)
   np.testing.assert_allclose(metrics["ratio_max_dev"], 0.2, rtol=1e-5)
@@ -96,7 +112,7 @@ def test_golden_clipping(ratio, advantage, objective, moves):
   length, mask = jnp.ones((1, 1), int), jnp.ones((1, 1), bool)
 
   def loss(new):
-    return rl.grpo_loss(new, old, new, advantages, length, mask, clip=0.2, beta=0.0)
+    return grpo_loss(new, old, new, advantages, length, mask, clip=0.2, beta=0.0)
 
   (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(new)
   np.testing.assert_allclose(-value, objective, rtol=1e-6)
@@ -115,7 +131,7 @@ def test_golden_means():
   advantages = jnp.array([[1.0, 3.0, 100.0], [7.0, 7.0, 7.0]])
   lengths = jnp.array([[1, 3, 3], [3, 3, 3]])
   mask = jnp.array([[True, True, False], [False, False, False]])
-  loss, _ = rl.grpo_loss(
+  loss, _ = grpo_loss(
     zeros, zeros, zeros, advantages, lengths, mask, clip=0.2, beta=1.0
   )
   np.testing.assert_allclose(loss, -2.0, rtol=1e-6)
@@ -134,7 +150,7 @@ def test_loss_and_gradient_in_double(seed, per_token):
   with jax.enable_x64(True):
 
     def loss(new):
-      return rl.grpo_loss(
+      return grpo_loss(
         new,
         *map(jnp.array, arrays[1:]),
         clip=CLIP,
@@ -167,7 +183,7 @@ def test_loss_and_gradient_in_double(seed, per_token):
 def test_single_precision():
   """The fp32 path that training takes, against the same loop."""
   arrays = batch(4)
-  got, _ = rl.grpo_loss(*map(jnp.array, arrays), clip=CLIP, beta=BETA)
+  got, _ = grpo_loss(*map(jnp.array, arrays), clip=CLIP, beta=BETA)
   np.testing.assert_allclose(got, loop_loss(*arrays, CLIP, BETA)[0], rtol=1e-5)
 
 
@@ -186,7 +202,7 @@ def test_padding_cannot_poison():
 
     def loss(new):
       rest = map(jnp.array, (*dirty[1:], rewards, lengths, mask))
-      return rl.grpo_loss(new, *rest, clip=CLIP, beta=BETA)[0]
+      return grpo_loss(new, *rest, clip=CLIP, beta=BETA)[0]
 
     return jax.value_and_grad(loss)(jnp.array(dirty[0]))
 
@@ -204,7 +220,7 @@ def test_all_masked_is_zero():
   new, old, ref, advantages, lengths, mask = map(jnp.array, batch(6))
 
   def loss(new):
-    return rl.grpo_loss(
+    return grpo_loss(
       new, old, ref, advantages, lengths, mask & False, clip=CLIP, beta=BETA
     )
 
@@ -224,9 +240,7 @@ def test_on_policy_gradient_is_reinforce():
   lengths, mask = jnp.full((1, 2), 2), jnp.ones((1, 2), bool)
 
   def loss(new):
-    return rl.grpo_loss(new, new, new, advantages, lengths, mask, clip=0.2, beta=BETA)[
-      0
-    ]
+    return grpo_loss(new, new, new, advantages, lengths, mask, clip=0.2, beta=BETA)[0]
 
   gradient = jax.grad(loss)(new)
   np.testing.assert_allclose(gradient[0], [[-0.25] * 2, [0.25] * 2], rtol=1e-6)
@@ -240,7 +254,7 @@ def test_microbatches_add_up():
   new, old, ref, advantages, lengths, mask = map(jnp.array, batch(7, images=4))
   weights = rl.response_weights(mask, lengths)
   np.testing.assert_allclose(weights.sum(), 1.0, rtol=1e-6)
-  whole, metrics = rl.grpo_loss(
+  whole, metrics = grpo_loss(
     new, old, ref, advantages, lengths, mask, clip=CLIP, beta=BETA
   )
   total, kl, clipped, deviation = 0.0, 0.0, 0.0, 0.0
@@ -249,7 +263,7 @@ def test_microbatches_add_up():
       part = [
         x[rows, columns] for x in (new, old, ref, advantages, lengths, mask, weights)
       ]
-      loss, m = rl.grpo_loss(*part[:-1], clip=CLIP, beta=BETA, weights=part[-1])
+      loss, m = grpo_loss(*part[:-1], clip=CLIP, beta=BETA, weights=part[-1])
       total, kl, clipped = total + loss, kl + m["kl"], clipped + m["clip_frac"]
       deviation = max(deviation, float(m["ratio_max_dev"]))
   np.testing.assert_allclose(total, whole, rtol=1e-5)
@@ -270,8 +284,8 @@ def test_wrong_shapes_are_refused():
   """A [B, T] advantage that would broadcast silently over G = T is an error."""
   new, old, ref, advantages, lengths, mask = map(jnp.array, batch(8))
   with pytest.raises(REFUSED):
-    rl.grpo_loss(new, old[:, :1], ref, advantages, lengths, mask, clip=CLIP, beta=BETA)
+    grpo_loss(new, old[:, :1], ref, advantages, lengths, mask, clip=CLIP, beta=BETA)
   with pytest.raises(REFUSED):
-    rl.grpo_loss(new, old, ref, advantages[:, :1], lengths, mask, clip=CLIP, beta=BETA)
+    grpo_loss(new, old, ref, advantages[:, :1], lengths, mask, clip=CLIP, beta=BETA)
   with pytest.raises(REFUSED):
     rl.group_advantages(advantages, mask[:, :1])

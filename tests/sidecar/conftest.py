@@ -39,6 +39,17 @@ def running(roles: dict[str, str], port: int = 0, **kwargs):
     thread.join(30)
 
 
+def picture(content: bytes) -> bytes:
+  """A picture (PPM, one row) of these bytes."""
+  content += bytes(-len(content) % 3)
+  return b"P6 %d 1 255\n" % (len(content) // 3) + content
+
+
+@pytest.fixture(name="picture")
+def picture_fixture():
+  return picture
+
+
 @pytest.fixture(name="running")
 def running_fixture():
   return running

@@ -15,8 +15,9 @@ import pytest
 from absl import logging
 
 from fmd_jax import inference
-from fmd_jax.inference import Request, client
+from fmd_jax.inference import Request, channel, client
 from fmd_jax.sidecar import process
+from tests.sidecar.conftest import picture
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -137,7 +138,7 @@ def test_a_call_survives_the_death_of_its_sidecar(script, tmp_path, said):
     free.bind(("127.0.0.1", 0))
     port = free.getsockname()[1]
   roles, log = {"a": script("slow")}, tmp_path / "s.log"
-  requests = [request(f"q{i}", b"one", bytes([i])) for i in range(3)]
+  requests = [request(f"q{i}", picture(b"one"), picture(bytes([i]))) for i in range(3)]
   first = process.start(roles, log=log, port=port)
   try:
     model = inference.resolve(first.spec("a"), deadline=200)
@@ -163,6 +164,46 @@ def test_a_call_survives_the_death_of_its_sidecar(script, tmp_path, said):
   assert f"sidecar at 127.0.0.1:{port} does not answer; waiting (" in said[0]
   assert "answers again after" in said[-1]
   assert len(said) == 2, "one line, not one per attempt"
+
+
+def test_killed_at_any_moment_nothing_is_lost_and_nothing_twice(tmp_path):
+  # The long form, a whole run: `python -m tests.bench.killed_sidecar`.
+  (tmp_path / "s.py").write_text(
+    "import time\n\ndef reply(request):\n  time.sleep(0.005)\n"
+    "  return request.fields['question']\n"
+  )
+  roles, log = {"a": f"scripted://{tmp_path}/s.py:reply"}, tmp_path / "s.log"
+  with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+  sidecars = [process.start(roles, log=log, port=port)]
+  ended = threading.Event()
+
+  def killer():
+    for pause in (0.05, 0.33, 0.61):
+      time.sleep(pause)
+      os.kill(sidecars[-1].pid, signal.SIGKILL)
+      sidecars[-1].stop()
+      sidecars.append(process.start(roles, log=log, port=port))
+    ended.set()
+
+  thread = threading.Thread(target=killer)
+  thread.start()
+  try:
+    model = inference.resolve(f"grpc://127.0.0.1:{port}/a", deadline=120)
+    batch = 0
+    while not ended.is_set():
+      asked = [request(f"q{batch}-{i}") for i in range(20)]
+      # `stream` would show a second reply to one request; `generate` hides it.
+      found = list(model.stream(asked))
+      assert sorted(index for index, _ in found) == list(range(20))
+      assert all(reply.text == f"q{batch}-{index}" for index, reply in found)
+      batch += 1
+  finally:
+    thread.join()
+    sidecars[-1].stop()
+  assert batch > 3
+  assert len(sidecars) == 4
 
 
 def test_another_model_at_the_same_address_is_refused(running, script):
@@ -238,19 +279,19 @@ def test_torch_engines_do_not_load_jax():
 def test_a_frozen_sidecar_is_noticed(script, tmp_path, said, monkeypatch):
   # Its connection stays open and silent. Wrong: the run stands still, unexplained,
   # until the deadline.
-  options = dict(client._OPTIONS)
+  options = dict(channel._OPTIONS)
   for name in options:
     if name.endswith(("keepalive_time_ms", "timeout_ms")):
       options[name] = 2_000
-  monkeypatch.setattr(client, "_OPTIONS", tuple(options.items()))
+  monkeypatch.setattr(channel, "_OPTIONS", tuple(options.items()))
   with process.start({"a": script("echo")}, log=tmp_path / "s.log") as sidecar:
     model = inference.resolve(sidecar.spec("a"), deadline=200)
-    expected = model.generate([request("x", b"one")])
+    expected = model.generate([request("x", picture(b"one"))])
     replies = []
     os.kill(sidecar.pid, signal.SIGSTOP)
     try:
       caller = threading.Thread(
-        target=lambda: replies.extend(model.generate([request("x", b"one")]))
+        target=lambda: replies.extend(model.generate([request("x", picture(b"one"))]))
       )
       caller.start()
       wait_for(lambda: said, 60)

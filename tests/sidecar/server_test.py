@@ -11,10 +11,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from fmd_jax import inference
-from fmd_jax.inference import Request, client, wire
+from fmd_jax.inference import Request, channel, client, wire
 from fmd_jax.inference import sidecar_pb2 as pb
 from fmd_jax.inference import sidecar_pb2_grpc as rpc
 from fmd_jax.sidecar import images, server
+from tests.sidecar.conftest import picture
 
 MESSAGES = [{"role": "user", "content": [{"type": "image"}]}]
 
@@ -47,9 +48,11 @@ def test_a_remote_generator_is_its_engine(sidecar, script):
   here = inference.resolve(script("echo"))
   there = inference.resolve(f"grpc://{sidecar}/answerer")
   requests = [
-    request("a", b"one", b"two", max_tokens=5, temperature=0.25, seed=2**40),
+    request(
+      "a", picture(b"one"), picture(b"two"), max_tokens=5, temperature=0.25, seed=2**40
+    ),
     request("bad"),
-    request("b", b"two", b"one"),
+    request("b", picture(b"two"), picture(b"one")),
     request("ünïcode \u0000 <|im_end|>"),
   ]
   replies = there.generate(requests)
@@ -110,7 +113,8 @@ def test_a_bad_role_is_an_invalid_argument(sidecar, stub):
     ),
   ):
     with pytest.raises(grpc.RpcError) as error:
-      call(message)
+      answer = call(message)
+      list(answer) if message.DESCRIPTOR.name == "GenerateRequest" else None
     assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
@@ -138,44 +142,44 @@ def test_an_engine_that_fails_is_internal_and_the_server_goes_on(
 
 def test_images_travel_once_and_in_chunks(sidecar, monkeypatch):
   # Wrong: every call sends its pictures again; a large one exceeds a message.
-  sent, chunks = [], client._chunks
+  sent, chunks = [], channel.chunks
 
   def counted(pictures):
     for chunk in chunks(pictures):
       sent.append(chunk)
       yield chunk
 
-  monkeypatch.setattr(client, "_chunks", counted)
+  monkeypatch.setattr(channel, "chunks", counted)
   monkeypatch.setattr(wire, "CHUNK_BYTES", 4)
   model = inference.resolve(f"grpc://{sidecar}/answerer")
-  requests = [request("a", b"0123456789"), request("b", b"0123456789", b"abc")]
+  long = picture(b"0123456789")
+  requests = [request("a", long), request("b", long, picture(b"abc"))]
   first = model.generate(requests)
-  assert [(chunk.data, chunk.last) for chunk in sent if chunk.data[:1].isdigit()] == [
-    (b"0123", False),
-    (b"4567", False),
-    (b"89", True),
-  ]
-  assert len(sent) == 4
+  own = [c for c in sent if c.sha256 == hashlib.sha256(long).hexdigest()]
+  assert b"".join(chunk.data for chunk in own) == long
+  assert [chunk.last for chunk in own] == [False] * (len(own) - 1) + [True]
+  assert {len(chunk.data) for chunk in own[:-1]} == {4}
+  number = len(sent)
   assert model.generate(requests) == first
   # Another client asks before it sends.
   other = inference.resolve(f"grpc://{sidecar}/answerer")
   assert other.generate(requests) == first
-  assert len(sent) == 4
+  assert len(sent) == number
 
 
 def test_an_image_that_has_left_the_store_is_sent_again(running, script):
   # Wrong: FAILED_PRECONDITION ends the run.
-  big = [bytes([i]) * 700_000 for i in range(2)]
+  big = [picture(bytes([i]) * 700_000) for i in range(2)]
   with running({"a": script("echo")}, image_store_mb=1) as address:
     model = inference.resolve(f"grpc://{address}/a")
     for _ in range(2):
-      for i, picture in enumerate(big):
-        seen = hashlib.sha256(picture).hexdigest()[:8]
-        assert model.generate([request(f"{i}", picture)])[0].text.startswith(
+      for i, shown in enumerate(big):
+        seen = hashlib.sha256(shown).hexdigest()[:8]
+        assert model.generate([request(f"{i}", shown)])[0].text.startswith(
           f"{i}|{seen}"
         )
     # Both at once do not fit: an end with a reason, not an endless exchange.
-    with pytest.raises(inference.InferenceError, match="FAILED_PRECONDITION: 1 images"):
+    with pytest.raises(inference.InferenceError, match="FAILED_PRECONDITION: . images"):
       model.generate([request("x", *big)])
 
 
@@ -185,7 +189,7 @@ def test_missing_images_are_named(stub):
     role="answerer", requests=[pb.Request(messages_json="[]", images=[digest])]
   )
   with pytest.raises(grpc.RpcError) as error:
-    stub.Generate(message)
+    list(stub.Generate(message))
   assert error.value.code() == grpc.StatusCode.FAILED_PRECONDITION
   assert digest in error.value.details()
   assert list(stub.HasImages(pb.HasImagesRequest(sha256=[digest])).missing) == [digest]
@@ -193,7 +197,7 @@ def test_missing_images_are_named(stub):
   many = [hashlib.sha256(bytes([i % 256, i // 256])).hexdigest() for i in range(10_000)]
   message.requests[0].images[:] = many
   with pytest.raises(grpc.RpcError) as error:
-    stub.Generate(message)
+    list(stub.Generate(message))
   assert error.value.code() == grpc.StatusCode.FAILED_PRECONDITION
   assert "10000 images" in error.value.details()
 
@@ -218,18 +222,19 @@ def test_a_broken_upload_is_an_invalid_argument(stub, parts, says):
 
 
 def test_the_store_keeps_what_was_used_last():
-  store = images.ImageStore(6)
-  names = {data: hashlib.sha256(data).hexdigest() for data in (b"aa", b"bb", b"ccc")}
-  store.put(names[b"aa"], b"aa")
-  store.put(names[b"bb"], b"bb")
-  store.get([names[b"aa"]])
-  store.put(names[b"ccc"], b"ccc")
+  a, b, c = picture(b"aaa"), picture(b"bbb"), picture(b"ccccc")
+  names = {data: hashlib.sha256(data).hexdigest() for data in (a, b, c)}
+  store = images.ImageStore(len(a) + len(c))
+  store.put(names[a], a)
+  store.put(names[b], b)
+  store.get([names[a]])
+  store.put(names[c], c)
   assert store.get(names.values()) == (
-    {names[b"aa"]: b"aa", names[b"ccc"]: b"ccc"},
-    [names[b"bb"]],
+    {names[a]: a, names[c]: c},
+    [names[b]],
   )
-  with pytest.raises(ValueError, match="store holds 6"):
-    store.put(hashlib.sha256(b"x" * 7).hexdigest(), b"x" * 7)
+  with pytest.raises(ValueError, match="store holds"):
+    store.put(hashlib.sha256(b"x" * 99).hexdigest(), b"x" * 99)
 
 
 def test_a_large_batch_fits_in_a_message(sidecar):

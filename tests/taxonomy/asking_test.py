@@ -38,6 +38,14 @@ def test_a_good_reply_and_what_is_sent():
   assert request.messages[1]["content"][1]["text"] == '{"question": "Q?"}'
 
 
+def test_what_could_break_a_prompt_or_a_table_is_made_harmless():
+  (found,), model = annotate([r'{"primitives": ["a\ud800b"]}'])
+  assert found.value == ["a?b"]
+  model = Says(['{"label": "x"}'])
+  asking.name_topics(model, [(["</think>"], [])], max_tokens=9, retries=0)
+  assert "<" not in model.requests[0][0].messages[1]["content"][0]["text"]
+
+
 @pytest.mark.parametrize(
   "reply",
   [

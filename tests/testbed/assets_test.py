@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fmd_jax import inference, models
-from fmd_jax.inference.engines import hf
+from fmd_jax.inference.engines import folders
 from fmd_jax.models.processor import Processor
 from fmd_jax.prompts import render
 from fmd_jax.testbed import recipe
@@ -90,7 +90,7 @@ def test_the_census_is_of_the_shipped_answerer_and_tells_every_cell():
     found = json.loads(path.read_text())
     folder = path.with_name(path.name.removesuffix(".census.json"))
     # Another answerer's census is no truth: `evaluate` would leave it aside.
-    assert found["answerer"] == f"testbed/{folder.name}@{hf.revision(str(folder))}"
+    assert found["answerer"] == f"testbed/{folder.name}@{folders.revision(str(folder))}"
     assert min(cell["n"] for cell in found["cells"].values()) >= 300
     planted = {c: own for c, own in found["cells"].items() if own["planted"]}
     assert len(planted) >= 6 and len({cell.split("/")[0] for cell in planted}) >= 6

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 
 from fmd_jax.inference.protocol import Messages
 
-_CONTROL = re.compile(r"<\|[^|<>\s]*\|>")
+# Qwen's tokens, and the tags that reasoning and tool-calling templates give a meaning.
+_CONTROL = re.compile(r"<\|[^|<>\s]*\|>|</?(?:think|tool_call|tool_response)>")
 
 
 def strip_control_tokens(text: str) -> str:
-  """Removes `<|im_end|>` and the like, which a tokenizer would read as control."""
+  """Removes `<|im_end|>`, `</think>` and the like, which steer a model."""
   before = None
   # Repeated, because removing one can put the halves of another together.
   while before != text:

@@ -9,21 +9,16 @@ padded on the left, so that every row's next token is the last column.
 import dataclasses
 import hashlib
 import io
-import pathlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fmd_jax.inference.engines import chat
-from fmd_jax.inference.protocol import Reply, Request, SpecError
+from fmd_jax.inference.engines.folders import CLASSES, eos_ids, model_type, revision
+from fmd_jax.inference.protocol import Reply, Request, SpecError, draw_seed
 
 BATCH = 256
 _PIXEL_CACHE_BYTES = 256 << 20
-# model_type -> transformers' class. Both keep their parts under the same names.
-_CLASSES = {
-  "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration",
-  "qwen3_vl": "Qwen3VLForConditionalGeneration",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +31,7 @@ class _Row:
   max_tokens: int
   temperature: float
   seed: int
+  thinks: bool
 
 
 class HFEngine:
@@ -72,7 +68,7 @@ class HFEngine:
         "hf:// needs torch and transformers: pip install torch 'transformers>=5.16'"
       ) from error
     transformers.utils.logging.disable_progress_bar()
-    kind = _model_type(folder, transformers)
+    kind = model_type(folder, transformers)
     if threads:
       torch.set_num_threads(threads)
     if device is None:
@@ -83,7 +79,7 @@ class HFEngine:
     try:
       self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
       self._processor = pil.Qwen2VLImageProcessorPil.from_pretrained(folder)
-      model = getattr(transformers, _CLASSES[kind]).from_pretrained(
+      model = getattr(transformers, CLASSES[kind]).from_pretrained(
         folder, dtype=getattr(torch, dtype)
       )
     except (OSError, ValueError) as error:
@@ -93,21 +89,25 @@ class HFEngine:
     self._model = model.eval().to(device)
     self._image_id = model.config.image_token_id
     self._image_token = self._tokenizer.convert_ids_to_tokens(self._image_id)
-    self._eos = _eos_ids(model.generation_config, model.config, self._tokenizer)
+    self._eos = eos_ids(model.generation_config, model.config, self._tokenizer)
     self._pad_id = self._tokenizer.pad_token_id or 0
     self._pixels: OrderedDict[str, tuple[Any, Any]] = OrderedDict()
     self._pixel_bytes = 0
-    self.name, self.revision = name, revision(folder)
+    self.name, self.revision, self.settings = name, revision(folder), dtype
 
   def generate(self, requests: Sequence[Request]) -> list[Reply]:
-    rows, replies, pixels = self._prepare(requests)
+    replies = dict(self.stream(requests))
+    return [replies[index] for index in range(len(requests))]
+
+  def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Reply]]:
+    """Index and reply of each request as its row ends."""
+    rows, failed, pixels = self._prepare(requests)
+    yield from failed.items()
     good = [index for index, row in enumerate(rows) if row is not None]
-    with self._torch.inference_mode():
-      for start in range(0, len(good), self._batch):
-        part = good[start : start + self._batch]
-        found = self._run([rows[index] for index in part], pixels)
-        replies.update(zip(part, found, strict=True))
-    return [replies[index] for index in range(len(rows))]
+    for start in range(0, len(good), self._batch):
+      part = good[start : start + self._batch]
+      for place, reply in self._run([rows[index] for index in part], pixels):
+        yield part[place], reply
 
   def _prepare(
     self, requests: Sequence[Request]
@@ -147,7 +147,9 @@ class HFEngine:
         images=tuple(digests[image] for image in request.images),
         max_tokens=request.max_tokens,
         temperature=request.temperature,
-        seed=request.seed,
+        seed=draw_seed(request),
+        # A template that opens the reasoning itself leaves the tag out of the reply.
+        thinks=texts[index].rstrip().endswith("<think>"),
       )
     return rows, failed, pixels
 
@@ -186,8 +188,22 @@ class HFEngine:
       self._pixel_bytes -= old.nbytes
     return out["pixel_values"], out["image_grid_thw"]
 
-  def _run(self, rows: list[_Row], pixels: dict) -> list[Reply]:
-    """Computes R rows."""
+  def _run(self, rows: list[_Row], pixels: dict) -> Iterator[tuple[int, Reply]]:
+    """Computes R rows: index and reply of each as it ends."""
+    torch = self._torch
+    # Entered anew for each piece of work: a caller may do other things in between, and
+    # the mode is the thread's.
+    with torch.inference_mode():
+      decoding = self._start(rows, pixels)
+    while True:
+      with torch.inference_mode():
+        ended = next(decoding, None)
+      if ended is None:
+        return
+      yield from ended
+
+  def _start(self, rows: list[_Row], pixels: dict) -> Iterator[list[tuple[int, Reply]]]:
+    """Reads the prompts of R rows; what follows decodes them."""
     torch = self._torch
     heads = list(dict.fromkeys((row.head, row.images) for row in rows))
     cache, head_mask, next_position = self._prefill_heads(heads, pixels)
@@ -289,8 +305,11 @@ class HFEngine:
 
   def _decode(
     self, rows: list[_Row], logits: Any, positions: Any, mask: Any, cache: Any
-  ) -> list[Reply]:
-    """Decodes until every row has ended; rows that have ended leave the batch."""
+  ) -> Iterator[list[tuple[int, Reply]]]:
+    """Decodes until every row has ended; rows that have ended leave the batch.
+
+    Yields the rows that ended together, with their replies.
+    """
     torch = self._torch
     tokens: list[list[int]] = [[] for _ in rows]
     finish = ["length"] * len(rows)
@@ -313,8 +332,13 @@ class HFEngine:
         tokens[row].append(chosen[slot])
         if len(tokens[row]) < rows[row].max_tokens:
           keep.append(slot)
+      if len(keep) < len(live):
+        staying = {live[slot] for slot in keep}
+        yield self._replies(
+          {row: tokens[row] for row in live if row not in staying}, rows, finish
+        )
       if not keep:
-        break
+        return
       if len(keep) < len(live):
         kept = torch.tensor(keep, device=self._device)
         cache.reorder_cache(kept)
@@ -324,45 +348,19 @@ class HFEngine:
       ids = torch.tensor(chosen, device=self._device)[:, None]
       logits = self._forward(self._embed(ids), positions[:, None], mask, cache)
       positions = positions + 1
-    texts = self._tokenizer.batch_decode(tokens, skip_special_tokens=True)
-    return [Reply(t, finish=f) for t, f in zip(texts, finish, strict=True)]
 
-
-def _model_type(folder: str, transformers: Any) -> str:
-  """A key of `_CLASSES`; folders that are no checkpoint end here."""
-  path = pathlib.Path(folder)  # A hub id: transformers says what it cannot find.
-  if path.is_dir() and not (path / "config.json").is_file():
-    raise SpecError(f"{folder} is not a checkpoint: it has no config.json")
-  try:
-    kind = transformers.AutoConfig.from_pretrained(folder).model_type
-  except (OSError, ValueError) as error:
-    raise SpecError(f"{folder} cannot be loaded: {error}") from error
-  if kind not in _CLASSES:
-    known = " and ".join(_CLASSES)
-    raise SpecError(f"{folder} has model_type {kind!r}; the hf engine knows {known}")
-  if path.is_dir() and not list(path.glob("*.safetensors")):
-    raise SpecError(f"{folder} is not a checkpoint: it has no *.safetensors")
-  return kind
-
-
-def _eos_ids(generation_config: Any, config: Any, tokenizer: Any) -> frozenset[int]:
-  found = set()
-  for ids in (
-    generation_config.eos_token_id,
-    config.text_config.eos_token_id,
-    tokenizer.eos_token_id,
-  ):
-    found.update(ids if isinstance(ids, (list, tuple)) else [ids])
-  return frozenset(found - {None})
-
-
-def revision(folder: str) -> str:
-  """Twelve digits of a hash over the weights and the config; "" for a hub id."""
-  path = pathlib.Path(folder)
-  if not path.is_dir():
-    return ""
-  digest = hashlib.sha256()
-  for file in (path / "config.json", *sorted(path.glob("*.safetensors"))):
-    with open(file, "rb") as opened:
-      digest.update(hashlib.file_digest(opened, "sha256").digest())
-  return digest.hexdigest()[:12]
+  def _replies(
+    self, ended: dict[int, list[int]], rows: list[_Row], finish: list[str]
+  ) -> list[tuple[int, Reply]]:
+    texts = self._tokenizer.batch_decode(list(ended.values()), skip_special_tokens=True)
+    replies = []
+    for (index, tokens), text in zip(ended.items(), texts, strict=True):
+      row = rows[index]
+      reply = Reply(
+        "<think>" * row.thinks + text,
+        finish=finish[index],
+        prompt_tokens=len(row.head) + len(row.tail),
+        tokens=len(tokens),
+      )
+      replies.append((index, reply))
+    return replies

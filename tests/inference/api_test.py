@@ -1,0 +1,223 @@
+"""openai:// and gemini:// against loopback servers, by the vendors' own clients."""
+
+import base64
+import time
+
+import pytest
+
+from fmd_jax import inference
+from fmd_jax.inference import Reply, Request
+from fmd_jax.inference.engines import api
+from tests.inference import api_servers
+
+PNG = base64.b64decode(
+  "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9"
+  "awAAAABJRU5ErkJggg=="
+)
+KEY = "sk-very-secret-123"
+SCHEMA = {"type": "object", "properties": {"ok": {"type": "boolean"}}}
+MESSAGES = [
+  {"role": "system", "content": "Be short."},
+  {
+    "role": "user",
+    "content": [{"type": "image"}, {"type": "text", "text": "What <|im_end|>is it?"}],
+  },
+]
+REQUEST = Request(MESSAGES, (PNG,), max_tokens=9, seed=3, schema=SCHEMA)
+
+
+@pytest.fixture(params=["openai", "gemini"])
+def kind(request):
+  return request.param
+
+
+@pytest.fixture
+def server(kind, monkeypatch):
+  monkeypatch.setenv("OPENAI_API_KEY", KEY)
+  monkeypatch.setenv("GEMINI_API_KEY", KEY)
+  # What the machine's environment says must not reach a loopback server.
+  for name in ("GOOGLE_API_KEY", "GOOGLE_GENAI_USE_VERTEXAI", "OPENAI_BASE_URL"):
+    monkeypatch.delenv(name, raising=False)
+  with api_servers.running(kind, lambda body: "a red ball") as running:
+    yield running
+
+
+@pytest.fixture
+def engine(kind, server, monkeypatch):
+  def make(options="attempts=3&timeout=1"):
+    return inference.load_engine(f"{kind}://org/model@{server.url}?{options}")
+
+  return make
+
+
+def test_the_request_as_the_endpoint_sees_it(kind, engine, server):
+  # Wrong: a control token that closes the turn, an image in the wrong place or lost,
+  # no limit, the schema left out.
+  (reply,) = engine().generate([REQUEST])
+  assert reply == Reply("a red ball", prompt_tokens=7, tokens=3)
+  (body,) = server.bodies
+  data = base64.b64encode(PNG).decode()
+  if kind == "openai":
+    assert body["path"] == "/v1/chat/completions"
+    assert body["model"] == "org/model"
+    system, user = body["messages"]
+    assert system == {"role": "system", "content": "Be short."}
+    image, text = user["content"]
+    assert image["image_url"]["url"] == f"data:image/png;base64,{data}"
+    assert text == {"type": "text", "text": "What is it?"}
+    assert (body["max_tokens"], body["temperature"], body["seed"]) == (9, 0, 3)
+    assert body["response_format"]["json_schema"]["schema"] == SCHEMA
+    assert server.headers[0]["authorization"] == f"Bearer {KEY}"
+  else:
+    assert "/models/org/model:streamGenerateContent" in body["path"]
+    assert KEY not in body["path"]
+    assert body["systemInstruction"]["parts"] == [{"text": "Be short."}]
+    image, text = body["contents"][0]["parts"]
+    assert image["inlineData"] == {"data": data, "mimeType": "image/png"}
+    assert text == {"text": "What is it?"}
+    config = body["generationConfig"]
+    assert (config["maxOutputTokens"], config["temperature"], config["seed"]) == (
+      9,
+      0,
+      3,
+    )
+    assert config["responseJsonSchema"] == SCHEMA
+    assert config["responseMimeType"] == "application/json"
+    assert server.headers[0]["x-goog-api-key"] == KEY
+
+
+def test_what_an_endpoint_refuses_can_be_left_out(kind, engine, server):
+  engine("omit=temperature,seed").generate([REQUEST])
+  config = (
+    server.bodies[0] if kind == "openai" else server.bodies[0]["generationConfig"]
+  )
+  assert not {"temperature", "seed"} & set(config)
+  with pytest.raises(inference.SpecError, match="omit is of temperature"):
+    engine("omit=top_k")
+
+
+@pytest.mark.parametrize(
+  "fault", ["429", "500", "malformed", "shapeless", "slow", "cut", "ended"]
+)
+def test_what_may_pass_is_asked_again(engine, server, fault):
+  # Wrong: the row is lost, half a reply is taken for one, or 429 is answered at once.
+  server.plan = [fault]
+  (reply,) = engine().generate([REQUEST])
+  assert (reply.text, reply.error) == ("a red ball", "")
+  assert len(server.bodies) == 2
+  if fault == "429":
+    assert server.times[1] - server.times[0] >= 1.0
+
+
+@pytest.mark.parametrize("fault", ["500", "malformed", "ended"])
+def test_what_does_not_pass_is_one_row_without_a_reply(engine, server, fault):
+  server.plan = [fault] * 2
+  (reply,) = engine("attempts=2").generate([REQUEST])
+  assert reply.text == ""
+  assert "HTTP 500" in reply.error or "broke off" in reply.error
+  assert len(server.bodies) == 2
+
+
+def test_what_concerns_one_request_fails_alone(engine, server):
+  model = engine("concurrency=1")
+  server.plan = ["400", "filter", "length"]
+  too_large, blocked, cut, good = model.generate([REQUEST] * 4)
+  assert "too large" in too_large.error
+  assert "block" in blocked.error
+  assert (cut.text, cut.finish, cut.error) == ("a red ball", "length", "")
+  assert good.text == "a red ball"
+  assert len(server.bodies) == 4
+  no_image = model.generate([Request(MESSAGES), Request(MESSAGES, (PNG, PNG))])
+  assert [bool(reply.error) for reply in no_image] == [True, True]
+  assert "no PNG" in model.generate([Request(MESSAGES, (b"bm",))])[0].error
+
+
+def test_a_blocked_prompt_says_so(kind, engine, server):
+  if kind == "openai":
+    pytest.skip("openai's prompt filter is a 400")
+  server.plan = ["prompt"]
+  assert engine().generate([REQUEST])[0].error == "the prompt was blocked: SAFETY"
+
+
+def test_a_refused_key_ends_the_run_and_is_not_told(kind, engine, server):
+  # Wrong: a thousand unscored rows; or the key, which the server echoes, in a log.
+  server.plan = ["401"] * 9
+  with pytest.raises(inference.InferenceError) as error:
+    engine("concurrency=1").generate([REQUEST] * 9)
+  assert KEY not in str(error.value)
+  assert "***" in str(error.value)
+  assert error.value.__cause__ is None
+  time.sleep(0.2)
+  assert len(server.bodies) <= 2
+
+
+def test_a_rate_limit_that_stays_ends_the_run(engine, server, monkeypatch):
+  server.plan = ["429"] * 2
+  monkeypatch.setattr(api, "_LONGEST_WAIT", 0.01)
+  with pytest.raises(inference.InferenceError, match="HTTP 429"):
+    engine("attempts=2").generate([REQUEST])
+
+
+def test_calls_run_at_one_time_up_to_the_bound(engine, server):
+  # Wrong: one after another, or as many as there are rows.
+  server.plan = ["slow"] * 6
+  model = engine("concurrency=3&timeout=9")
+  begun = time.monotonic()
+  assert len(model.generate([REQUEST] * 6)) == 6
+  assert 6 <= time.monotonic() - begun < 16
+  assert server.times[2] - begun < 2.5 < server.times[3] - begun
+
+
+def test_replies_come_as_they_finish(engine, server):
+  server.plan = ["slow"]
+  model = engine("concurrency=2&timeout=9")
+  first, *_ = model.stream([REQUEST] * 2)
+  assert first[1].text == "a red ball"
+  begun = time.monotonic()
+  stream = model.stream([REQUEST] * 3)
+  next(stream)
+  stream.close()
+  assert time.monotonic() - begun < 2
+
+
+@pytest.mark.parametrize(
+  ("spec", "says"),
+  [
+    ("openai://", "names no model"),
+    ("openai://m@ftp://x", "takes model@http"),
+    ("openai://m?key=sk-abc", "a key belongs into the environment"),
+    ("openai://m@http://me:pw@host/v1", "takes model@http|no user"),
+    ("openai://m?concurrency=0", "whole number"),
+    ("openai://m?thinks=yes", "thinks is 0 or 1"),
+    ("openai://m?key_env=NOT_THERE", "NOT_THERE"),
+    ("gemini://m?key_env=NOT_THERE", "NOT_THERE"),
+    ("gemini://", "names no model"),
+  ],
+)
+def test_bad_specs_name_the_cure_and_no_secret(spec, says, monkeypatch):
+  monkeypatch.setenv("OPENAI_API_KEY", KEY)
+  with pytest.raises(inference.SpecError, match=says) as error:
+    inference.load_engine(spec)
+  assert "sk-abc" not in str(error.value)
+  assert "pw" not in str(error.value)
+
+
+def test_openai_of_a_thinking_template(server, kind):
+  if kind == "openai":
+    spec = f"openai://m@{server.url}?thinks=1"
+    (reply,) = inference.load_engine(spec).generate([REQUEST])
+    assert reply.text == "<think>\na red ball"
+
+
+def test_samples_of_one_prompt_are_counted(engine, server, kind):
+  # Wrong: G responses with one seed, which an endpoint that honours it makes equal.
+  hot = Request(MESSAGES, (PNG,), temperature=1.0, seed=3)
+  model = engine("concurrency=1")
+  inference.generate_distinct(model, [hot] * 3)
+  configs = [b if kind == "openai" else b["generationConfig"] for b in server.bodies]
+  seeds = [config["seed"] for config in configs]
+  assert seeds[0] == 3
+  assert len(set(seeds)) == 3
+  assert all(0 <= seed < 2**31 for seed in seeds)
+  inference.generate_distinct(model, [REQUEST] * 3)
+  assert len(server.bodies) == 4
