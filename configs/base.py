@@ -74,6 +74,12 @@ def get_config() -> ml_collections.ConfigDict:
   c.taxonomy.stability_seeds = 3  # clusterings compared; 1: none
   c.taxonomy.label_duplicate = 0.9  # topics whose labels have this cosine are one skill
 
+  c.rollout = ml_collections.ConfigDict()
+  # Steps that GRPO samples ahead. 0: each batch by the policy that it trains. 1: while
+  # verdicts come in, the next batch is sampled, by a policy one update older; log-probs
+  # are then computed anew and tokens weighed by min(exp(new - sampled), 2).
+  c.rollout.staleness = 0
+
   c.sampling = ml_collections.ConfigDict()
   c.sampling.max_new_tokens = 256  # longest response
   c.sampling.temperature = 1.0  # GRPO needs 1: it trains what it samples

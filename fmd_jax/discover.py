@@ -6,20 +6,24 @@ manifest -> sidecar -> methods, one after another -> evaluation -> metrics
 import contextlib
 import functools
 import os
-import pathlib
+import tempfile
 from collections.abc import Iterator
 
 import ml_collections
 from absl import logging
+from etils import epath
 
-from fmd_jax import data, inference, prompts, records, rl, rollout, sharding
+from fmd_jax import data, hosts, inference, prompts, records, rl, rollout, sharding
 from fmd_jax.evaluate import evaluate, measure
+from fmd_jax.inference.engines import hf
 from fmd_jax.methods import grpo, training, zero_shot
 from fmd_jax.methods.run import Run
 from fmd_jax.models.layers import REMAT
 from fmd_jax.questioner.agent import Agent
 from fmd_jax.records import mirror
+from fmd_jax.records.files import is_remote
 from fmd_jax.sidecar import process
+from fmd_jax.stopping import Stop
 
 METHODS = {module.NAME: module.run for module in (zero_shot, grpo)}
 PRICED = ("questioner", "answerer", "verifier", "evaluator", "annotator", "namer")
@@ -42,6 +46,15 @@ _MAY_DIFFER = (
   "sidecar.address",
   "sidecar.threads",
   "sidecar.deadline",
+  # Asked after the run, by launch.taxonomy.
+  "roles.annotator",
+  "roles.namer",
+  "taxonomy.questions",
+  "taxonomy.max_tokens",
+  "taxonomy.near_duplicate",
+  "taxonomy.min_topic_size",
+  "taxonomy.stability_seeds",
+  "taxonomy.label_duplicate",
   "watch.wandb",
 )
 _PRECISIONS = ("float32", "bfloat16")
@@ -95,6 +108,15 @@ def check(config: ml_collections.ConfigDict) -> None:
   for key in ("data.workers", "data.cache_mb"):
     if config[key] < 0:
       raise ValueError(f"config.{key} is {config[key]}; it must be at least 0")
+  if config.rollout.staleness not in (0, 1):
+    raise ValueError(
+      f"config.rollout.staleness is {config.rollout.staleness}; it can be 0 or 1"
+    )
+  if config.images_per_step % hosts.count():
+    raise ValueError(
+      f"config.images_per_step is {config.images_per_step}, which does not split over "
+      f"{hosts.count()} processes"
+    )
   for key in ("steps", "images_per_step", "group_size", "questions_per_image"):
     if config[key] < 1:
       raise ValueError(f"config.{key} is {config[key]}; it must be at least 1")
@@ -102,7 +124,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 @contextlib.contextmanager
 def serve_roles(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path, names: tuple[str, ...]
+  config: ml_collections.ConfigDict, workdir: epath.PathLike, names: tuple[str, ...]
 ) -> Iterator[dict]:
   """Gives the models of some roles, all but remote ones behind one sidecar.
 
@@ -126,10 +148,13 @@ def serve_roles(
         name: inference.at_sidecar(config.sidecar.address, name) for name in local
       }
     elif local:
-      log = workdir / "sidecar.log"
       sidecar = stack.enter_context(
         process.start(
-          local, log=log, threads=threads, cache_folder=kept, cache_gb=config.cache.gb
+          local,
+          log=_log(stack, workdir),
+          threads=threads,
+          cache_folder=kept,
+          cache_gb=config.cache.gb,
         )
       )
       specs |= {name: sidecar.spec(name) for name in local}
@@ -147,6 +172,15 @@ def serve_roles(
     }
 
 
+def _log(stack: contextlib.ExitStack, workdir: epath.Path) -> str:
+  """Where this process's sidecar writes its log: a file of this machine."""
+  name = f"sidecar-{hosts.index()}.log" if hosts.index() else "sidecar.log"
+  folder = os.fspath(workdir)
+  if is_remote(workdir):
+    folder = stack.enter_context(tempfile.TemporaryDirectory())
+  return os.path.join(folder, name)
+
+
 def questioner_folder(spec: str) -> str:
   """The checkpoint folder of a trainable questioner.
 
@@ -161,33 +195,39 @@ def questioner_folder(spec: str) -> str:
   return inference.checkpoint_folder(spec)
 
 
-def discover(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> dict:
+def discover(
+  config: ml_collections.ConfigDict, workdir: epath.PathLike, stop: Stop | None = None
+) -> dict | None:
   """Runs a config's methods in a workdir and evaluates what they asked.
 
-  Called again with the same config and workdir it goes on where it stopped.
+  Called again with the same config and workdir it goes on where it stopped. Several
+  processes (`hosts.initialize`) call it together, with one workdir for all.
 
   Args:
     config: see `configs/base.py`.
-    workdir: made if missing.
+    workdir: made if missing; local, or gs://.
+    stop: who is asked whether to stop.
 
   Returns:
-    What `metrics.json` holds.
+    What `metrics.json` holds; None on all processes but the first, which evaluates.
 
   Raises:
     ValueError: the config can't work, or the workdir is another config's.
+    Stopped: the run was asked to stop; what it has done is kept.
   """
   check(config)
-  workdir = pathlib.Path(workdir)
+  workdir = epath.Path(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
-  records.check_config(workdir, config.to_dict(), _MAY_DIFFER)
+  hosts.from_first(lambda: records.check_config(workdir, config.to_dict(), _MAY_DIFFER))
 
   # ---- images and questioner -------------------------------------------------------
   train, heldout = data.open(config.data.train), data.open(config.data.heldout)
   for source in (train, heldout):
     for skipped in source.skipped:
       logging.warning("skipped %s: %s", skipped.path, skipped.reason)
+  folder = questioner_folder(config.roles.questioner)
   agent = Agent(
-    questioner_folder(config.roles.questioner),
+    folder,
     questions=config.questions_per_image,
     group_size=config.group_size,
     max_new_tokens=config.sampling.max_new_tokens,
@@ -199,28 +239,46 @@ def discover(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> d
 
   workers = data.Workers(config.data.workers, config.data.cache_mb)
   with workers, serve_roles(config, workdir, ASKED) as models:
-    manifest = records.write_manifest(
-      workdir,
-      config=config.to_dict(),
-      seeds={"config.seed": config.seed},
-      models={
-        "questioner": config.roles.questioner,
-        **{name: inference.identity(model) for name, model in models.items()},
-      },
-      prompts={role: prompts.version(role) for role in prompts.ROLES},
-      may_differ=_MAY_DIFFER,
+    questioner = hosts.from_first(lambda: hf.revision(folder))
+    identities = {
+      "questioner": f"{config.roles.questioner}@{questioner}",
+      **{name: inference.identity(model) for name, model in models.items()},
+    }
+    manifest = hosts.from_first(
+      lambda: records.write_manifest(
+        workdir,
+        config=config.to_dict(),
+        seeds={"config.seed": config.seed},
+        models=identities,
+        prompts={role: prompts.version(role) for role in prompts.ROLES},
+        may_differ=_MAY_DIFFER,
+      )
     )
     roles = rollout.Roles(models["answerer"], models["verifier"], models["embedder"])
     run = Run(
-      config, workdir, manifest["run_id"], agent, roles, train, heldout, workers
+      config,
+      workdir,
+      manifest["run_id"],
+      agent,
+      roles,
+      train,
+      heldout,
+      workers,
+      stop or Stop(),
+      identities,
+      _MAY_DIFFER,
     )
 
     # ---- the methods ---------------------------------------------------------------
-    with mirror.wandb_mirror(workdir, config.watch.wandb, run.run_id):
+    project = "" if hosts.index() else config.watch.wandb
+    with mirror.wandb_mirror(workdir, project, run.run_id):
       for method in config.methods:
         METHODS[method](run)
 
     # ---- what they found -----------------------------------------------------------
+    hosts.part()
+    if hosts.index():
+      return None
     evaluate(
       workdir,
       models["evaluator"],

@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 from absl import logging
 
-from fmd_jax import evaluator, metrics
-from fmd_jax.inference import Embedder, Generator
+from fmd_jax import evaluator, metrics, prompts
+from fmd_jax.inference import Embedder, Generator, identity
 from fmd_jax.progress import Progress
 from fmd_jax.records.files import write_atomic
 from fmd_jax.records.reader import methods, read
+from fmd_jax.records.verdicts import KeptVerdicts
 from fmd_jax.records.writer import write_parquet
 from fmd_jax.types import CRITERIA, Answer, ImageExample, Question, Verdict
 from fmd_jax.world.oracle import judge_question
@@ -63,12 +64,23 @@ def evaluate(
 
 
 def _judged(workdir, judge, rows, name, max_tokens, retries) -> Iterator[Verdict]:
+  limits = {"retries": retries, "max_tokens": max_tokens}
+  prompt = prompts.version("evaluator")
+  kept = KeptVerdicts(
+    workdir / "evaluations" / "verdicts" / name,
+    {"model": identity(judge), "prompt": prompt, **limits},
+  )
   bar = Progress(total=len(rows), desc=f"evaluate {name}", unit="question")
   for part in _batched(list(rows.itertuples())):
-    items = [_item(workdir, row) for row in part]
-    yield from evaluator.judge(judge, items, retries=retries, max_tokens=max_tokens)
+
+    def ask(indices: list[int], part=part) -> list[Verdict]:
+      items = [_item(workdir, part[i]) for i in indices]
+      return evaluator.judge(judge, items, **limits)
+
+    yield from kept.part([(r.image_id, r.question, r.answer) for r in part], ask)
     bar.update(len(part))
   bar.close()
+  kept.drop_others()
 
 
 def _batched(rows: list) -> Iterator[list]:

@@ -1,4 +1,5 @@
 import pathlib
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -9,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from fmd_jax.checkpoint import Checkpoints
+from fmd_jax.checkpoint import Checkpoints, MismatchError
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -131,11 +132,13 @@ def test_a_run_killed_while_saving_leaves_the_older_checkpoint(tmp_path):
     from fmd_jax.checkpoint import Checkpoints
     checkpoints = Checkpoints({str(tmp_path)!r})
     checkpoints.save(1, {{"x": jnp.ones(3)}}, {{}}, {{}})
+    checkpoints.wait()
     # The end comes when all bytes are written and nothing is named yet.
     import orbax.checkpoint as ocp
     ocp.JsonCheckpointHandler.finalize = lambda *_: os._exit(9)
     ocp.StandardCheckpointHandler.finalize = lambda *_: os._exit(9)
     checkpoints.save(2, {{"x": jnp.zeros(3)}}, {{}}, {{}})
+    checkpoints.wait()
   """
   command = [sys.executable, "-c", textwrap.dedent(code)]
   assert subprocess.run(command, cwd=ROOT).returncode == 9
@@ -145,3 +148,64 @@ def test_a_run_killed_while_saving_leaves_the_older_checkpoint(tmp_path):
     assert checkpoints.restore({"x": jnp.zeros(3)}).state["x"].tolist() == [1, 1, 1]
     checkpoints.save(2, {"x": jnp.zeros(3)}, {}, {})
     assert checkpoints.latest() == 2
+
+
+def test_what_is_saved_is_what_the_state_was(tmp_path):
+  # Wrong: the files are written after the next update has reused the memory.
+  update = jax.jit(lambda x: x * 3 + 1, donate_argnums=0)
+  x = update(jnp.arange(2**22, dtype=jnp.float32))
+  wanted = np.array(x)
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(1, {"x": x}, {}, {})
+    for _ in range(5):
+      x = update(x)
+    checkpoints.wait()
+    found = checkpoints.restore({"x": x}).state["x"]
+  assert np.array_equal(found, wanted)
+
+
+def flip(path):
+  data = bytearray(path.read_bytes())
+  data[len(data) // 2] ^= 0x55
+  path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+  "damage",
+  [flip, lambda path: path.write_bytes(path.read_bytes()[:9]), pathlib.Path.unlink],
+  ids=["flipped", "cut", "gone"],
+)
+def test_a_damaged_checkpoint_is_said_and_the_older_one_used(tmp_path, damage, caplog):
+  # Wrong: the run ends, or goes on with parameters that were never trained.
+  state = {"w": jax.random.normal(jax.random.key(0), (64, 64))}
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(3, state, ARRAYS, META)
+    checkpoints.save(5, {"w": state["w"] * 2}, ARRAYS, META)
+  largest = lambda p: p.stat().st_size  # noqa: E731
+  files = [p for p in (tmp_path / "5" / "state").rglob("*") if p.is_file()]
+  damage(max(files, key=largest))
+  with Checkpoints(tmp_path) as checkpoints:
+    found = checkpoints.restore(jax.tree.map(jnp.zeros_like, state))
+    assert found.step == 3 and np.array_equal(found.state["w"], state["w"])
+    assert "step 5" in caplog.text and "damaged" in caplog.text
+    # Training comes to step 5 again, and replaces it.
+    checkpoints.save(5, state, ARRAYS, META)
+    checkpoints.wait()
+    assert checkpoints.restore(state).step == 5
+    shutil.rmtree(tmp_path / "3")
+    damage(max((tmp_path / "5" / "state").rglob("*"), key=largest))
+  none = pytest.raises(FileNotFoundError, match=r"is whole \(steps \[5\]")
+  with Checkpoints(tmp_path) as checkpoints, none:
+    checkpoints.restore(state)
+
+
+def test_the_run_of_a_checkpoint_is_looked_at_first(tmp_path):
+  # Wrong: refused for the shape of some parameter, or taken for damaged.
+  def accept(meta):
+    raise MismatchError(f"the seed is {meta['seed']} there")
+
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(1, {"x": jnp.ones(3)}, {}, {"seed": 7})
+    checkpoints.wait()
+    with pytest.raises(MismatchError, match="seed is 7"):
+      checkpoints.restore({"y": jnp.ones(4)}, accept=accept)

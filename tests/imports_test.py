@@ -36,8 +36,8 @@ FLOORS = {
     (
       # The model says where its activations lie, so sharding is below it; it names no
       # parameter and imports nobody.
-      "types prompts world sharding pixels progress",
-      "data models checkpoint optim inference rewards rl records",
+      "types prompts world sharding pixels hosts progress",
+      "data models checkpoint optim inference rewards rl records stopping",
       "questioner answerer verifier evaluator metrics sidecar",
       "rollout update taxonomy",
       "methods evaluate analysis",
@@ -64,7 +64,7 @@ HEAVY = (
 )
 TRAINER = {
   *("models", "sharding", "checkpoint", "optim", "rl", "questioner", "rollout"),
-  *("update", "methods", "evaluate", "testbed", "discover", "fit"),
+  *("update", "methods", "evaluate", "testbed", "discover", "fit", "hosts", "stopping"),
 }
 JAX_FREE = set(FLOORS) - TRAINER
 CONFIGS_MAY_IMPORT = ("ml_collections", "configs")

@@ -25,6 +25,20 @@ def small_config(**changes):
   return config
 
 
+def played_config(**changes):
+  """The same run with scripted models beside the questioner: no torch is loaded."""
+  players = f"scripted://{ROOT / 'tests' / 'players.py'}"
+  roles = {
+    "roles.answerer": f"{players}:answer",
+    "roles.embedder": f"{players}:embed",
+  }
+  return small_config(**roles | changes)
+
+
+# So that this file is a --config too.
+get_config = played_config
+
+
 def launch(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess:
   """`python -m launch.discover …` as a user starts it."""
   return subprocess.run(

@@ -38,8 +38,10 @@ def _color(table: pd.DataFrame) -> dict[str, str]:
 
 
 def _text(value: str) -> str:
-  # A dollar sign would start a formula: labels come from models.
-  return str(value).replace("$", r"\$")
+  """A label that a model wrote, safe to draw."""
+  # A dollar sign would start a formula; XML has no place for control characters.
+  shown = "".join(c if c.isprintable() else " " for c in str(value))
+  return shown.replace("$", r"\$")
 
 
 def _errors(part: pd.DataFrame, value: str, low: str, high: str) -> np.ndarray:
@@ -228,7 +230,9 @@ def hacking(table: pd.DataFrame) -> str:
   }
   for one, (column, title) in zip(axes.ravel(), panels.items()):
     for arm, part in table.groupby("arm", sort=False):
-      one.plot(part["step"], part[column].astype(float), color=colors[arm], label=arm)
+      one.plot(
+        part["step"], part[column].astype(float), color=colors[arm], label=_text(arm)
+      )
       if f"{column}_low" in part:
         one.fill_between(
           part["step"],

@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmd_jax import models, rewards, rl, rollout, sharding
-from fmd_jax.checkpoint import Checkpoints
+from fmd_jax import rl, rollout, sharding
 from fmd_jax.methods import training
+from fmd_jax.methods.asking import Asking
+from fmd_jax.methods.keeper import Keeper
 from fmd_jax.methods.run import Run, ask_heldout
 from fmd_jax.progress import Progress
 from fmd_jax.questioner.parsing import token_slots
 from fmd_jax.questioner.sampler import Samples
-from fmd_jax.records.measurements import Measurements
 from fmd_jax.records.writer import drop_steps
 from fmd_jax.update import TrainBatch, policy_params, trains_vision, trim
 
@@ -38,30 +38,28 @@ def run(run: Run) -> None:
   update = training.make_update(
     config, agent.graphdef, optimizer, agent.allowed_tokens, agent.config
   )
-  banks, start = rewards.Banks(config.reward.prefix_length), 0
-  folder = run.workdir / "checkpoints" / NAME
-  with Checkpoints(folder, config.checkpoint.keep) as checkpoints:
-    if checkpoints.latest() is not None:
-      saved = checkpoints.restore(state)
-      start, state = saved.step, saved.state
-      banks = rewards.Banks.from_state(saved.arrays, saved.meta)
+  rescore = training.make_rescore(config, agent.graphdef, agent.allowed_tokens)
+  with run.stop.deferred(), Keeper(run, NAME) as keeper:
+    start, state, banks, flying = keeper.restore(state)
     drop_steps(run.workdir, NAME, "train", start)
-    measured = Measurements(run.workdir, NAME, start)
-    source = run.prepared(run.batches(start), config.steps - start)
+    measured = run.measurements(NAME, start)
+    asking = Asking(run, start, flying, policy_params(state, compute))
     steps = Progress(range(start, config.steps), NAME, config.steps, initial=start)
 
     # ---- the loop ----------------------------------------------------------------
     for step in steps:
       clock = [time.perf_counter()]
-      images, inputs = next(source)
-      samples = agent.sample(policy_params(state, compute), inputs, run.key(step))
-      texts = agent.texts(samples)
+      with keeper.before(step, state, banks, asking):
+        run.stop.check()
+      asked = asking.at(step, policy_params(state, compute))
       clock.append(time.perf_counter())
 
-      result = run.judge(images, texts, banks, step)
-      advantages, recorded = credit(run, samples, result)
+      with keeper.before(step, state, banks, asking):
+        result = run.score(asked.judged, banks)
+      advantages, recorded = credit(run, asked.samples, result)
       clock.append(time.perf_counter())
 
+      inputs, samples = asked.inputs, asked.samples
       batch = TrainBatch(
         prompt=inputs.prompt,
         completions=samples.tokens,
@@ -74,24 +72,30 @@ def run(run: Run) -> None:
         plan=None if frozen_vision else inputs.plan,
       )
       with sharding.use(agent.mesh):
-        state, metrics = update(state, trim(batch))
+        batch = trim(batch)
+        if config.rollout.staleness:
+          batch = rescore(policy_params(state, compute), batch)
+        state, metrics = update(state, batch)
       metrics = {name: float(v) for name, v in jax.device_get(metrics).items()}
       clock.append(time.perf_counter())
 
       # ---- what remains of the step ------------------------------------------------
       run.write(
-        images,
+        asked.images,
         result,
         method=NAME,
         split="train",
         step=step,
-        questioner_step=step,
+        questioner_step=asked.policy_step,
         advantages=jax.device_get(recorded),
       )
       numbers = {**rollout.measurements(result), **metrics}
       numbers["rollout/tokens"] = float(samples.lengths.mean())
-      numbers["time/sample"] = clock[1] - clock[0]
+      numbers["rollout/staleness"] = step - asked.policy_step
+      numbers["time/sample"] = asked.seconds
+      numbers["time/wait"] = clock[2] - clock[1]
       numbers["time/update"] = clock[3] - clock[2]
+      numbers["time/step"] = clock[3] - clock[0]
       measured.write(step, numbers)
       steps.set_postfix(
         reward=f"{numbers.get('reward/mean', float('nan')):+.2f}",
@@ -99,14 +103,11 @@ def run(run: Run) -> None:
         qvr=f"{numbers['rollout/qvr']:.2f}",
         refresh=False,
       )
-      if (step + 1) % config.checkpoint.every == 0 or step + 1 == config.steps:
-        arrays, meta = banks.state()
-        checkpoints.save(step + 1, state, arrays, meta)
+      keeper.after(step, state, banks, asking)
 
   # ---- the final policy ------------------------------------------------------------
   ask_heldout(run, NAME, policy_params(state, compute), questioner_step=config.steps)
-  trained = models.merge_lora(agent.with_params((state.params, state.frozen)))
-  models.save(trained, run.workdir / "questioner_hf", source=agent.folder)
+  run.export(state, "questioner_hf")
 
 
 def _credit_response(

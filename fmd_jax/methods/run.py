@@ -1,20 +1,29 @@
 """What every method of one run shares: its options, models, images and workdir."""
 
 import dataclasses
+import functools
 import itertools
-import pathlib
+import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 
 import jax
 import ml_collections
 import numpy as np
+from etils import epath
 
-from fmd_jax import data, rollout
+from fmd_jax import data, hosts, models, rollout
 from fmd_jax.progress import Progress
 from fmd_jax.questioner.agent import Agent
 from fmd_jax.questioner.inputs import Inputs
+from fmd_jax.records.files import is_remote
+from fmd_jax.records.measurements import Measurements
+from fmd_jax.records.reader import whole_steps
 from fmd_jax.records.writer import write_image, write_shard
+from fmd_jax.stopping import Stop
 from fmd_jax.types import ImageExample
+from fmd_jax.update import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,16 +38,22 @@ class Run:
     roles: the models it plays against.
     train, heldout: images asked about while training, and afterwards.
     workers: who read and prepare images ahead.
+    stop: whether the run is to stop.
+    models: role -> identity; a checkpoint of other models is refused.
+    may_differ: keys of the config that a resumed run may change.
   """
 
   config: ml_collections.ConfigDict
-  workdir: pathlib.Path
+  workdir: epath.Path
   run_id: str
   agent: Agent
   roles: rollout.Roles
   train: data.Source
   heldout: data.Source
   workers: data.Workers = dataclasses.field(default_factory=data.Workers)
+  stop: Stop = dataclasses.field(default_factory=Stop)
+  models: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  may_differ: Sequence[str] = ()
 
   @property
   def reward(self) -> rollout.RewardOptions:
@@ -70,10 +85,10 @@ class Run:
 
   def batches(self, start: int) -> Iterator[list[ImageExample]]:
     """This process's part of each step's images, from the step `start` on."""
-    host, hosts = jax.process_index(), jax.process_count()
-    size = self.config.images_per_step // hosts
+    host, count = hosts.index(), hosts.count()
+    size = self.config.images_per_step // count
     return data.batches(
-      self.train, size, self.config.seed, start, host, hosts, self.workers
+      self.train, size, self.config.seed, start, host, count, self.workers
     )
 
   def prepared(
@@ -88,18 +103,64 @@ class Run:
     for images, batch in self.workers.ahead(encoded):
       yield images, self.agent.place(batch)
 
+  @property
+  def identity(self) -> dict:
+    """What a checkpoint belongs to."""
+    return {**self.config.to_dict(), "models": dict(self.models)}
+
+  @functools.cached_property
+  def _judges(self) -> rollout.Judges:
+    k = self.config.questions_per_image
+    return rollout.Judges(self.roles, k=k, limits=self.limits)
+
+  def hand(self, images, texts, step: int, rewarded: bool) -> Future[rollout.Judged]:
+    """Hands the responses of one step to the answerer and the verifier."""
+    terms = self.reward.terms if rewarded else ()
+    seed = self.config.seed + step
+    return self._judges.hand(images, texts, terms=terms, seed=seed)
+
+  def score(self, judged: Future[rollout.Judged], banks) -> rollout.Rollout:
+    """Waits for their verdicts and, with banks, scores them.
+
+    Raises:
+      Stopped: the run is to stop; on all processes at once, as any other error.
+    """
+    return rollout.score(judged, banks, self.reward, self.stop.wait)
+
   def judge(self, images, texts, banks, step: int) -> rollout.Rollout:
     """Answers, judges and, with banks, scores the responses of one step."""
-    return rollout.judge_responses(
-      images,
-      texts,
-      self.roles,
-      banks,
-      k=self.config.questions_per_image,
-      reward=self.reward,
-      limits=self.limits,
-      seed=self.config.seed + step,
-    )
+    return self.score(self.hand(images, texts, step, banks is not None), banks)
+
+  def measurements(self, method: str, start: int) -> "Measurements | _Silent":
+    """Where the numbers of a method go, from a step on: one process writes them."""
+    if hosts.index():
+      return _Silent()
+    return Measurements(self.workdir, method, start)
+
+  def export(self, state: TrainState, name: str) -> None:
+    """Writes the trained questioner as a checkpoint folder of the workdir."""
+    model = self.agent.with_params((state.params, state.frozen))
+    folder = self.workdir / name
+    with tempfile.TemporaryDirectory() as local:
+      remote = is_remote(folder)
+      models.save(
+        models.merge_lora(model),
+        local if remote else os.fspath(folder),
+        source=self.agent.folder,
+      )
+      if remote and hosts.index() == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in epath.Path(local).iterdir():
+          path.copy(folder / path.name, overwrite=True)
+
+  def unrecorded(self, method: str, split: str, steps: int) -> list[int]:
+    """The steps of so many that are not recorded yet, the same on all processes."""
+
+    def missing() -> list[int]:
+      done = whole_steps(self.workdir, method, split)
+      return [step for step in range(steps) if step not in done]
+
+    return hosts.from_first(missing)
 
   def write(
     self,
@@ -135,32 +196,44 @@ class Run:
       split,
       step,
       rows,
-      host=jax.process_index(),
-      hosts=jax.process_count(),
+      host=hosts.index(),
+      hosts=hosts.count(),
     )
+
+
+class _Silent:
+  """Measurements of a process that writes none."""
+
+  def write(self, step: int, values: Mapping[str, object]) -> None:
+    pass
 
 
 def ask_heldout(run: Run, method: str, params, questioner_step: int) -> None:
   """The second protocol: the final policy on images it never saw.
 
-  Each host asks about its part of every batch.
+  Each host asks about its part of every batch. The shards themselves say where a run
+  that was cut off goes on.
   """
-  host, hosts = jax.process_index(), jax.process_count()
-  size = max(min(run.config.images_per_step, len(run.heldout)) // hosts, 1)
-  steps = len(run.heldout) // (size * hosts)
+  host, count = hosts.index(), hosts.count()
+  size = max(min(run.config.images_per_step, len(run.heldout)) // count, 1)
+  steps = len(run.heldout) // (size * count)
+  left = run.unrecorded(method, "heldout", steps)
+  start = left[0] if left else steps
   source = data.batches(
-    run.heldout, size, run.config.seed, host=host, hosts=hosts, workers=run.workers
+    run.heldout, size, run.config.seed, start, host, count, run.workers
   )
-  source = run.prepared(source, steps)
-  for step in Progress(range(steps), desc=f"{method} (unseen images)", unit="step"):
-    images, inputs = next(source)
-    samples = run.agent.sample(params, inputs, run.key(step, stream=1))
-    result = run.judge(images, run.agent.texts(samples), None, step)
-    run.write(
-      images,
-      result,
-      method=method,
-      split="heldout",
-      step=step,
-      questioner_step=questioner_step,
-    )
+  source = run.prepared(source, steps - start)
+  bar = Progress(range(start, steps), f"{method} (unseen images)", steps, initial=start)
+  with run.stop.deferred():
+    for step in bar:
+      images, inputs = next(source)
+      samples = run.agent.sample(params, inputs, run.key(step, stream=1))
+      result = run.judge(images, run.agent.texts(samples), None, step)
+      run.write(
+        images,
+        result,
+        method=method,
+        split="heldout",
+        step=step,
+        questioner_step=questioner_step,
+      )

@@ -9,7 +9,7 @@ import optax
 from flax import nnx
 
 from fmd_jax import models, optim
-from fmd_jax.update import TrainState, init_state, make_update_fn
+from fmd_jax.update import TrainState, init_state, make_rescore_fn, make_update_fn
 
 
 def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
@@ -78,4 +78,15 @@ def make_update(
     temperature=config.sampling.temperature,
     allowed_tokens=allowed_tokens,
     image_token_id=model.image_token_id,
+  )
+
+
+def make_rescore(
+  config: ml_collections.ConfigDict, graphdef: nnx.GraphDef, allowed_tokens: np.ndarray
+) -> Callable:
+  """The jitted scorer of stale batches, see `make_rescore_fn`."""
+  return make_rescore_fn(
+    graphdef,
+    temperature=config.sampling.temperature,
+    allowed_tokens=allowed_tokens,
   )

@@ -131,11 +131,19 @@ class Agent:
 
   def sample(self, params: Any, inputs: Inputs, key: jax.Array) -> Samples:
     """G responses to each image; `params` is a state or a tuple of states."""
-    if self._gather:
-      where = models.shardings(params, self.mesh, self.config, gathered=True)
-      params = jax.device_put(params, where)
     with sharding.use(self.mesh):
-      return self._sample(params, *inputs, key)
+      return self._sample(self._gathered(params), *inputs, key)
+
+  def features(self, params: Any, inputs: Inputs, key: jax.Array) -> Array:
+    """The `image_features` of `sample`, by its own program: equal bit by bit."""
+    with sharding.use(self.mesh):
+      return self._sample.prefill(self._gathered(params), *inputs, key)[2]
+
+  def _gathered(self, params: Any) -> Any:
+    if not self._gather:
+      return params
+    where = models.shardings(params, self.mesh, self.config, gathered=True)
+    return jax.device_put(params, where)
 
   def join(self, value: Array) -> Array:
     """An array [B, ...] about this process's images, as part of one about all."""

@@ -1,8 +1,13 @@
 """What a run writes to its workdir, and how it is read back. Free of jax."""
 
-from fmd_jax.records.manifest import WorkdirError, check_config, write_manifest
+from fmd_jax.records.manifest import (
+  WorkdirError,
+  check_config,
+  differences,
+  write_manifest,
+)
 from fmd_jax.records.measurements import Measurements, read_measurements
-from fmd_jax.records.reader import methods, read, read_table, steps
+from fmd_jax.records.reader import methods, read, read_table, steps, whole_steps
 from fmd_jax.records.schema import SCHEMA, SCHEMA_VERSION
 from fmd_jax.records.writer import (
   drop_steps,
@@ -17,12 +22,14 @@ __all__ = [
   "Measurements",
   "WorkdirError",
   "check_config",
+  "differences",
   "drop_steps",
   "methods",
   "read",
   "read_measurements",
   "read_table",
   "steps",
+  "whole_steps",
   "write_image",
   "write_manifest",
   "write_parquet",

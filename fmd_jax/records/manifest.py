@@ -73,26 +73,42 @@ def check_config(
   path = epath.Path(workdir) / "config.json"
   if not path.exists():
     return False
-  there = dict(_leaves(json.loads(path.read_text())))
-  here = dict(_leaves(_plain(config)))
+  other = differences(json.loads(path.read_text()), config, may_differ)
+  if other:
+    raise WorkdirError(
+      f"{workdir} holds a run of another config: {other}. "
+      "Choose another --workdir, or delete this one to start again."
+    )
+  return True
+
+
+def differences(
+  there: Mapping[str, Any], here: Mapping[str, Any], may_differ: Sequence[str] = ()
+) -> str:
+  """Which keys of two nested dicts differ, the first three with their values.
+
+  Args:
+    there: as JSON gave it back.
+    here: may hold tuples.
+    may_differ: dotted keys that are not compared.
+
+  Returns:
+    "key is 1 there and 2 here; …"; "" when none does.
+  """
+  there, here = dict(_leaves(there)), dict(_leaves(_plain(here)))
   differing = []
   for key in sorted(there.keys() | here.keys()):
     pair = [side.get(key, _MISSING) for side in (there, here)]
     # Compared as JSON: in Python 1 == True.
     if key not in may_differ and _show(pair[0]) != _show(pair[1]):
       differing.append(key)
-  if differing:
-    shown = "; ".join(
-      f"{key} is {_show(there.get(key, _MISSING))} there and "
-      f"{_show(here.get(key, _MISSING))} here"
-      for key in differing[:3]
-    )
-    more = f" (and {len(differing) - 3} more keys)" if len(differing) > 3 else ""
-    raise WorkdirError(
-      f"{workdir} holds a run of another config: {shown}{more}. "
-      "Choose another --workdir, or delete this one to start again."
-    )
-  return True
+  shown = "; ".join(
+    f"{key} is {_show(there.get(key, _MISSING))} there and "
+    f"{_show(here.get(key, _MISSING))} here"
+    for key in differing[:3]
+  )
+  more = f" (and {len(differing) - 3} more keys)" if len(differing) > 3 else ""
+  return shown + more
 
 
 def _show(value: Any) -> str:

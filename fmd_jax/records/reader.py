@@ -1,5 +1,6 @@
 """Shards back to one table, each row once, in the order it was asked."""
 
+import collections
 import io
 
 import pandas as pd
@@ -42,6 +43,19 @@ def _shards(workdir: epath.PathLike, method: str, split: Split):
 def steps(workdir: epath.PathLike, method: str, split: Split = "train") -> list[int]:
   """The steps that have records, sorted."""
   return sorted({step for step, _, _ in _shards(workdir, method, split)})
+
+
+def whole_steps(
+  workdir: epath.PathLike, method: str, split: Split = "train"
+) -> set[int]:
+  """The steps of which every host has written its shard."""
+  found: collections.Counter[tuple[int, int]] = collections.Counter()
+  folder = shard_folder(workdir, method, split)
+  for path in folder.iterdir() if folder.exists() else ():
+    match = SHARD_NAME.fullmatch(path.name)
+    if match:
+      found[int(match[1]), int(match[3])] += 1
+  return {step for (step, hosts), n in found.items() if n == hosts}
 
 
 def read_table(

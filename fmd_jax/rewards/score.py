@@ -38,6 +38,23 @@ class StepRewards:
   has_delta_emb: Bool[np.ndarray, "N"]
   has_delta_ifreq: Bool[np.ndarray, "N"]
 
+  def part(self, start: int, stop: int) -> "StepRewards":
+    """Those of the rows from `start` to `stop`, which cut no response in two."""
+    own = slice(start, stop)
+    of = self.response_of[own]
+    first, last = (of[0], of[-1] + 1) if len(of) else (0, 0)
+    responses = {
+      "response_reward": self.response_reward[first:last],
+      "response_scored": self.response_scored[first:last],
+      "response_of": of - first,
+    }
+    rows = {
+      field.name: getattr(self, field.name)[own]
+      for field in dataclasses.fields(self)
+      if field.name not in responses
+    }
+    return StepRewards(**rows, **responses)
+
   def record_fields(self, i: int) -> dict[str, float | None]:
     """The columns of row `i` in the records, None for what does not exist."""
     r = self.response_of[i]

@@ -10,11 +10,13 @@ _ROWS = 1024  # compared at a time
 _COLUMNS = 8192  # with so many: 32 MB of float32
 
 
-# What says only that a phrase is a skill, and one that takes looking.
-_IDLE = re.compile(
-  r"^(?:(?:basic|visual(?:ly)?|general|the|an?|skills?|abilit(?:y|ies)|capacity|of|to"
-  r"|in)\s+)+(?=\S+\s)"
-  r"|(?<=\S)(?:\s+(?:skills?|abilit(?:y|ies)|tasks?|in the (?:image|picture|photo)))+$"
+# What says only that a phrase is a skill that takes looking. Each leaves a word.
+_LEAD = re.compile(
+  r"(?:(?:skills?|abilit(?:y|ies)|capacity|tasks?) (?:of|to|in|for)|basic|visual"
+  r"|the|an?) (?=\S)"
+)
+_TAIL = re.compile(
+  r"(?<=\S) (?:skills?|abilit(?:y|ies)|tasks?|in the (?:image|picture|photo))$"
 )
 
 
@@ -24,7 +26,11 @@ def normalise(text: str) -> str:
   "Basic colour naming skills." -> "colour naming"; nothing is normalised away.
   """
   text = re.sub(r"\W*\s\W*|^\W+|\W+$", " ", text.casefold()).strip()
-  return _IDLE.sub("", text) or text
+  while found := _LEAD.match(text):
+    text = text[found.end() :]
+  while found := _TAIL.search(text):
+    text = text[: found.start()]
+  return text
 
 
 def representatives(

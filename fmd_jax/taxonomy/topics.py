@@ -13,6 +13,7 @@ OUTLIER = -1
 _COMPONENTS = 5
 _NEIGHBOURS = 15
 _KEYWORDS = 10
+_ROWS = 1024  # compared at a time
 FEWEST = 30  # primitives; with fewer each is a topic of its own
 
 
@@ -69,9 +70,10 @@ def find(
   except ImportError as error:
     raise ImportError(f"topics need BERTopic: {INSTALL}") from error
   logging.getLogger("BERTopic").setLevel(logging.WARNING)
+  near = neighbours(vectors, min(_NEIGHBOURS, len(phrases) - 1))
   model = BERTopic(
     embedding_model=None,
-    umap_model=_umap(seed, len(phrases)),
+    umap_model=_umap(seed, near),
     hdbscan_model=_hdbscan(size),
     vectorizer_model=_vectorizer(),
     top_n_words=_KEYWORDS,
@@ -92,21 +94,44 @@ def find(
     )
     count = topic.max() + 1
     keywords = [[w for w, _ in model.get_topic(t) if w] for t in range(count)]
-    agreement = _agreement(topic, vectors, size, seed, stability_seeds)
+    agreement = _agreement(topic, vectors, near, size, seed, stability_seeds)
   return Topics(found, topic, keywords, size, agreement)
 
 
-def _umap(seed: int, n: int):
+def neighbours(
+  vectors: Float[np.ndarray, "P E"], k: int
+) -> tuple[Int[np.ndarray, "P K"], Float[np.ndarray, "P K"]]:
+  """The k nearest rows of each row, itself first, and their cosine distances.
+
+  Exact, so that only UMAP's layout depends on a seed; one search serves all seeds.
+  """
+  rows = np.arange(len(vectors))
+  index = np.empty((len(vectors), k), np.int32)
+  distance = np.empty((len(vectors), k), np.float32)
+  for start in range(0, len(vectors), _ROWS):
+    own = rows[start : start + _ROWS]
+    far = 1 - vectors[own] @ vectors.T
+    # Rounding must not put another row before the row itself.
+    far[np.arange(len(own)), own] = -1
+    near = np.argpartition(far, k - 1, axis=1)[:, :k]
+    order = np.argsort(np.take_along_axis(far, near, 1), axis=1, kind="stable")
+    index[own] = np.take_along_axis(near, order, 1)
+    distance[own] = np.take_along_axis(far, index[own], 1).clip(min=0)
+  return index, distance
+
+
+def _umap(seed: int, near: tuple[np.ndarray, np.ndarray]):
   from umap import UMAP
 
   # One job: with several, UMAP ignores its seed.
   return UMAP(
-    n_neighbors=min(_NEIGHBOURS, n - 1),
+    n_neighbors=near[0].shape[1],
     n_components=_COMPONENTS,
     min_dist=0.0,
     metric="cosine",
     random_state=seed,
     n_jobs=1,
+    precomputed_knn=near,
   )
 
 
@@ -136,8 +161,8 @@ def _reassigned(
   out = found.copy()
   lost = np.flatnonzero(found == OUTLIER)
   centroids = centres(vectors, found)
-  for start in range(0, len(lost), 8192):
-    part = lost[start : start + 8192]
+  for start in range(0, len(lost), _ROWS):
+    part = lost[start : start + _ROWS]
     out[part] = (vectors[part] @ centroids.T).argmax(1)
   return out
 
@@ -152,12 +177,12 @@ def centres(
   return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
 
 
-def _agreement(topic, vectors, size: int, seed: int, seeds: int) -> list[float]:
+def _agreement(topic, vectors, near, size: int, seed: int, seeds: int) -> list[float]:
   from sklearn.metrics import adjusted_rand_score
 
   labels = [topic]
   for other in range(seed + 1, seed + seeds):
-    low = _umap(other, len(vectors)).fit_transform(vectors)
+    low = _umap(other, near).fit_transform(vectors)
     found = _hdbscan(size).fit_predict(low)
     if (found != OUTLIER).any():
       labels.append(_reassigned(found, vectors))

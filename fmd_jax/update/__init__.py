@@ -5,6 +5,7 @@ M visual tokens · D width · F width of a visual token · V vocabulary.
 """
 
 from fmd_jax.update.batch import TrainBatch, microbatch_number, trim
+from fmd_jax.update.rescore import make_rescore_fn
 from fmd_jax.update.state import (
   TrainState,
   cast,
@@ -19,6 +20,7 @@ __all__ = [
   "TrainState",
   "cast",
   "init_state",
+  "make_rescore_fn",
   "make_update_fn",
   "microbatch_number",
   "policy_params",

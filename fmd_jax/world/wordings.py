@@ -7,6 +7,7 @@ id, so that skills have to be recovered from meaning; `skill_of` inverts the tab
 import dataclasses
 import functools
 import hashlib
+import re
 from collections.abc import Sequence
 
 from fmd_jax.world.skills import SKILLS
@@ -83,9 +84,9 @@ WORDINGS = {
   "counting_all": _wording(
     "whole scene enumeration",
     "quantity",
-    "enumerating every object in the image|total object count|"
+    "enumerating every object there is|total object count|"
     "tallying all items in view|whole-scene numerosity|"
-    "counting all things in the whole scene|"
+    "counting everything in the whole scene|"
     "estimating the total number of objects|full scene enumeration|"
     "counting everything visible|overall quantity estimation|"
     "adding up all items of the scene",
@@ -113,7 +114,7 @@ WORDINGS = {
     "spatial relations",
     "vertical position judgement|telling which object is higher|"
     "up-and-down vertical relation|judging over and under placement|"
-    "vertical order from top to bottom|height order in the picture|"
+    "vertical order from top to bottom|height order of two things|"
     "deciding whether something is above another|judging which thing is higher up|"
     "vertical arrangement reasoning|elevation comparison of objects",
   ),
@@ -277,17 +278,21 @@ def meta_skills(labels: Sequence[str]) -> dict[str, list[str]]:
 
 def skill_of(phrase: str) -> str:
   """The skill that a phrase of these tables names; OTHER when it names none."""
-  return _inverse().get(phrase.lower(), OTHER)
+  return _inverse().get(_bare(phrase), OTHER)
 
 
 @functools.cache
 def _inverse() -> dict[str, str]:
   return {
-    frame.format(phrase).lower(): skill
+    _bare(frame.format(phrase)): skill
     for skill, wording in WORDINGS.items()
     for phrase in wording.phrases
     for frame in _FRAMES
   }
+
+
+def _bare(phrase: str) -> str:
+  return re.sub(r"\W+", " ", phrase.lower()).strip()
 
 
 def _drawn(options: Sequence[str], *key: str) -> str:

@@ -1,10 +1,9 @@
 """What a run writes when it is one of several hosts."""
 
-import jax
 import pytest
 from flax import nnx
 
-from fmd_jax import data, inference, models, records, rollout
+from fmd_jax import data, hosts, inference, models, records, rollout
 from fmd_jax.methods.run import Run, ask_heldout
 from fmd_jax.questioner.agent import Agent
 from tests.models import tiny
@@ -42,9 +41,10 @@ def run(tmp_path):
 def test_every_host_writes_its_own_shard_of_its_own_images(run, monkeypatch):
   # Under one name the hosts would replace each other's rows; without their parts of
   # the batches every row would be there twice.
-  monkeypatch.setattr(jax, "process_count", lambda: HOSTS)
+  monkeypatch.setattr(hosts, "count", lambda: HOSTS)
+  monkeypatch.setattr(hosts, "from_first", lambda make: make())
   for host in range(HOSTS):
-    monkeypatch.setattr(jax, "process_index", lambda host=host: host)
+    monkeypatch.setattr(hosts, "index", lambda host=host: host)
     ask_heldout(run, "grpo", nnx.state(run.agent.model), 3)
   folder = run.workdir / "records" / "grpo_heldout"
   assert sorted(path.name for path in folder.iterdir()) == [

@@ -63,10 +63,12 @@ def test_nothing_is_a_duplicate_above_one_and_no_rows_are_fine():
     ("ÉTAT", "état"),
     ("Basic colour naming skills.", "colour naming"),
     ("the ability to read signs in the picture", "read signs"),
-    ("Visual skill", "visual"),
+    ("Visual skill", "skill"),
     ("skills", "skills"),
     ("visual", "visual"),
     ("task switching", "task switching"),
+    ("a", "a"),
+    ("theory of mind", "theory of mind"),
   ],
 )
 def test_normalise(text, expected):

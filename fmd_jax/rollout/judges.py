@@ -1,0 +1,204 @@
+"""The answerer and the verifier at work, beside whoever waits for them."""
+
+import contextlib
+import dataclasses
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from fmd_jax import answerer, rewards, verifier
+from fmd_jax.inference import Embedder, Generator
+from fmd_jax.questioner.parsing import parse_response
+from fmd_jax.types import Answer, ImageExample, Question, Verdict
+
+T = TypeVar("T")
+# Slots that are answered at once, at least: the verifier waits for so many.
+_PART = 256
+
+
+class Roles(NamedTuple):
+  """The models that a rollout asks; the questioner has spoken already."""
+
+  answerer: Generator
+  verifier: Generator
+  embedder: Embedder
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+  """Longest answer and verdict in tokens, and how often a judge is asked.
+
+  Attributes:
+    answer_tokens, judge_tokens: longest replies.
+    retries, votes, agreement: see `judging.judge`.
+    guesses: of the text-only control, see `verifier.without_image`.
+  """
+
+  answer_tokens: int
+  judge_tokens: int
+  retries: int
+  votes: int = 1
+  agreement: float = 0.0
+  guesses: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+  """This process's B images, G responses each, K slots each: judged, not yet scored.
+
+  Attributes:
+    slots: B·G·K triples in (image, response, slot) order.
+    shape: (B, G).
+    vectors: question -> [E] of those that the semantic term compares.
+    seconds: time spent by stage.
+  """
+
+  slots: list[tuple[Question, Answer, Verdict]]
+  shape: tuple[int, int]
+  vectors: dict[str, np.ndarray]
+  seconds: dict[str, float]
+
+
+class Judges:
+  """The answerer and the verifier at work beside their caller.
+
+  Answers stream into the verifier part by part, and steps follow each other without a
+  pause: one step's questions are answered while the one before it is judged. How they
+  are cut into parts depends on the questions alone, never on time.
+  """
+
+  def __init__(self, roles: Roles, *, k: int, limits: Limits):
+    """`k` is K, the slots of a response."""
+    self._roles, self._k, self._limits = roles, k, limits
+    self._answering, self._verifying = _Stage("answer"), _Stage("verify")
+
+  def hand(
+    self,
+    images: Sequence[ImageExample],
+    responses: Sequence[Sequence[str]],
+    *,
+    terms: Sequence[str],
+    seed: int,
+  ) -> Future[Judged]:
+    """Takes the responses of one step; returns at once.
+
+    Args:
+      images: B images.
+      responses: [B][G] texts of the questioner.
+      terms: the reward's; with "semantic", questions are embedded too.
+      seed: of the models' sampling, where they sample.
+    """
+    questions = [
+      Question(image.image_id, g, slot, text or "", "ok" if text else "unparsed")
+      for image, group in zip(images, responses, strict=True)
+      for g, response in enumerate(group)
+      for slot, text in enumerate(parse_response(response, self._k))
+    ]
+    shape = (len(images), len(responses[0]))
+    each = shape[1] * self._k
+    pairs = list(zip((x for x in images for _ in range(each)), questions, strict=True))
+    # Whole images: what repeats itself does so within an image, and is asked once.
+    size = -(-_PART // each) * each
+    seconds = {"answer": 0.0, "verify": 0.0, "reward": 0.0}
+    judged = []
+    for part in (pairs[at : at + size] for at in range(0, len(pairs), size)):
+      answers = self._answering.submit(self._answer, part, seed, seconds)
+      judged.append(self._verifying.submit(self._verify, part, answers, seed, seconds))
+    return self._verifying.submit(self._gather, judged, shape, terms, seconds)
+
+  def close(self) -> None:
+    """Ends when what was handed over is done."""
+    self._answering.close()
+    self._verifying.close()
+
+  def _answer(self, part, seed, seconds) -> list[Answer]:
+    with _timed(seconds, "answer"):
+      return answerer.ask(
+        self._roles.answerer, part, max_tokens=self._limits.answer_tokens, seed=seed
+      )
+
+  def _verify(self, part, answers: Future, seed, seconds) -> list:
+    answers = answers.result()
+    items = [(*pair, answer) for pair, answer in zip(part, answers, strict=True)]
+    limits = self._limits
+    with _timed(seconds, "verify"):
+      verdicts = verifier.judge(
+        self._roles.verifier,
+        items,
+        retries=limits.retries,
+        max_tokens=limits.judge_tokens,
+        seed=seed,
+        votes=limits.votes,
+        agreement=limits.agreement,
+      )
+      verdicts = verifier.without_image(
+        self._roles.answerer,
+        self._roles.verifier,
+        items,
+        verdicts,
+        guesses=limits.guesses,
+        answer_tokens=limits.answer_tokens,
+        max_tokens=limits.judge_tokens,
+        retries=limits.retries,
+        seed=seed,
+      )
+    return [(*item[1:], v) for item, v in zip(items, verdicts, strict=True)]
+
+  def _gather(self, judged: list[Future], shape, terms, seconds) -> Judged:
+    slots = [slot for part in judged for slot in part.result()]
+    with _timed(seconds, "reward"):
+      texts = rewards.needs_embedding([row_of(*slot) for slot in slots], terms)
+      vectors = self._roles.embedder.embed(texts) if texts else []
+    return Judged(slots, shape, dict(zip(texts, vectors, strict=True)), seconds)
+
+
+class _Stage:
+  """Does one thing after another in a thread of its own.
+
+  Not one of `concurrent.futures`: a run that stops does not wait for a model.
+  """
+
+  def __init__(self, name: str):
+    self._tasks: queue.SimpleQueue = queue.SimpleQueue()
+    threading.Thread(target=self._work, name=name, daemon=True).start()
+
+  def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
+    future: Future[T] = Future()
+    self._tasks.put((future, function, arguments))
+    return future
+
+  def close(self) -> None:
+    self._tasks.put(None)
+
+  def _work(self) -> None:
+    while (task := self._tasks.get()) is not None:
+      future, function, arguments = task
+      try:
+        future.set_result(function(*arguments))
+      except BaseException as error:  # raised where it is waited for
+        future.set_exception(error)
+
+
+@contextlib.contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+  begun = time.perf_counter()
+  yield
+  seconds[stage] += time.perf_counter() - begun
+
+
+def row_of(question: Question, answer: Answer, verdict: Verdict) -> rewards.Row:
+  """What the reward sees of a slot."""
+  return rewards.Row(
+    question.image_id,
+    question.response_index,
+    question.slot,
+    verdict.status,
+    question.text,
+    verdict.valid,
+    verdict.correct,
+  )

@@ -1,0 +1,60 @@
+"""A run that is killed or stopped, and goes on, is the run that was not."""
+
+import signal
+import time
+
+import pytest
+
+from fmd_jax import records
+from fmd_jax.stopping import EXIT_CODE
+from tests import kill_and_resume
+from tests.kill_and_resume import QUICK, differences, finish, start
+
+
+def wait_for(process, pattern, workdir, seconds=240):
+  begun = time.monotonic()
+  while not list(workdir.glob(pattern)):
+    log = (workdir / "discover.log").read_text()[-2000:]
+    assert process.poll() is None and time.monotonic() - begun < seconds, log
+    time.sleep(0.02)
+
+
+def test_a_run_that_is_killed_or_stopped_goes_on_exactly(tmp_path):
+  # Wrong: a batch or a random number again, banks without the last step's failures,
+  # Adam from its start, a row lost or twice, a part that is asked again and differs.
+  whole, other = tmp_path / "whole", tmp_path / "other"
+  finish(whole, QUICK)
+  # In the middle of a step with no checkpoint behind it yet.
+  process = start(other, QUICK)
+  wait_for(process, "records/grpo/step-000000*", other)
+  process.send_signal(signal.SIGTERM)
+  begun = time.monotonic()
+  assert process.wait(60) == EXIT_CODE
+  assert time.monotonic() - begun < 30
+  kept = [p.name for p in (other / "checkpoints" / "grpo").iterdir()]
+  assert any(name.isdigit() and int(name) >= 1 for name in kept), kept
+  assert "start it again to go on" in (other / "discover.log").read_text()
+  # Unseen images: some steps are there, and stay.
+  process = start(other, QUICK)
+  wait_for(process, "records/grpo_heldout/step-000000*", other)
+  process.kill()
+  assert process.wait() == -signal.SIGKILL
+  finish(other, QUICK)
+  assert differences(whole, other) == []
+  # What the comparison would see.
+  table = records.read_table(whole, "grpo")
+  assert table.num_rows == 4 * 4 * 3 * 2
+  (whole / "metrics.json").write_text("{}")
+  assert differences(whole, other) == ["metrics.json"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_kills_at_random_moments(tmp_path, monkeypatch, staleness):
+  # With staleness 1 a batch is in flight at each of them.
+  flags = ["--quick", "--kills=4", f"--workdir={tmp_path}"]
+  flags += [f"--flag=--config.rollout.staleness={staleness}"]
+  monkeypatch.setattr("sys.argv", ["kill_and_resume", *flags])
+  with pytest.raises(SystemExit) as end:
+    kill_and_resume.main()
+  assert end.value.code == 0
