@@ -49,9 +49,19 @@ def main(argv: list[str]) -> None:
   from fmd_jax import analysis, evaluate, inference, taxonomy
 
   try:
+    ledger = inference.Ledger(
+      workdirs[0] / "spending.json",
+      calls=config.budget.calls,
+      usd=config.budget.usd,
+      prices=config.budget.prices.to_dict(),
+    )
+    annotator, namer = (
+      inference.BudgetedGenerator(inference.resolve(config.roles[role]), role, ledger)
+      for role in ("annotator", "namer")
+    )
     models = taxonomy.Models(
-      annotator=inference.resolve(config.roles.annotator),
-      namer=inference.resolve(config.roles.namer),
+      annotator=annotator,
+      namer=namer,
       embedder=inference.resolve_embedder(config.roles.embedder),
     )
     settings = taxonomy.Settings(
@@ -70,7 +80,7 @@ def _config(workdir: pathlib.Path):
   config = base.get_config()
   said = json.loads((workdir / "config.json").read_text())
   config.seed = said["seed"]
-  for part in ("roles", "judge", "taxonomy"):
+  for part in ("roles", "judge", "budget", "taxonomy"):
     known = {k: v for k, v in said.get(part, {}).items() if k in config[part]}
     config[part].update(known)
   for name, flag in (
