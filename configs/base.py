@@ -80,6 +80,11 @@ def get_config() -> ml_collections.ConfigDict:
   # are then computed anew and tokens weighed by min(exp(new - sampled), 2).
   c.rollout.staleness = 0
 
+  # Of the independent evaluation: how many questions it judges, drawn at random, as
+  # many of each method and split; 0: every one.
+  c.evaluation = ml_collections.ConfigDict()
+  c.evaluation.sample = 0
+
   c.sampling = ml_collections.ConfigDict()
   c.sampling.max_new_tokens = 256  # longest response
   c.sampling.temperature = 1.0  # GRPO needs 1: it trains what it samples

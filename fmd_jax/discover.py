@@ -14,7 +14,7 @@ from absl import logging
 from etils import epath
 
 from fmd_jax import data, hosts, inference, prompts, records, rl, rollout, sharding
-from fmd_jax.evaluate import evaluate, measure
+from fmd_jax.evaluate import evaluate, make_plan, measure
 from fmd_jax.inference.engines import hf
 from fmd_jax.methods import grpo, training, zero_shot
 from fmd_jax.methods.run import Run
@@ -38,6 +38,7 @@ _MAY_DIFFER = (
   "checkpoint.keep",
   "data.workers",
   "data.cache_mb",
+  "evaluation.sample",
   "grpo.microbatch_tokens",
   "sampling.gather",
   "sharding.data",
@@ -282,20 +283,24 @@ def discover(
     evaluate(
       workdir,
       models["evaluator"],
+      make_plan(workdir, config.evaluation.sample, config.seed),
       max_tokens=config.judge.max_tokens,
       retries=config.judge.retries,
+      price=config.budget.prices.evaluator,
     )
     return measure(workdir, models["embedder"], config.seed)
 
 
 def table(metrics: dict) -> str:
   """The comparison as text, one line a method and protocol."""
-  head = ("method", "protocol", "questions", "QVR", "FDR", "failures", "SD", "LD")
+  head = ("method", "protocol", "questions", "QVR", "FDR", "failures")
+  head += ("SD", "LD", "SC", "skills")
   lines = [head]
   for method, protocols in metrics["methods"].items():
     for protocol, m in protocols.items():
       sd = m["sd"]["rarefied"] if m["sd"] else None
       ld = m["ld"]["rarefied"]
+      skills = m["skills"] or {"coverage": None, "rarefied": None}
       lines.append(
         (
           method,
@@ -306,6 +311,8 @@ def table(metrics: dict) -> str:
           str(m["failures"]["distinct"]),
           "-" if sd is None else f"{sd:.2f}",
           "-" if ld is None else f"{ld:.3f}",
+          "-" if skills["coverage"] is None else f"{skills['coverage']:.2f}",
+          "-" if skills["rarefied"] is None else f"{skills['rarefied']:.0f}",
         )
       )
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from fmd_jax.metrics.comparison import compare
 from fmd_jax.metrics.diversity import prefix_entropy, rarefied, vendi
 from fmd_jax.metrics.planted import BUDGET, area_ratio
-from fmd_jax.metrics.rates import compare, flags, rates
+from fmd_jax.metrics.rates import flags, rates
 
 BASELINE = "zero_shot"
 # protocol -> what the file of a method's evaluations ends with.
