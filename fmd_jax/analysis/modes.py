@@ -20,6 +20,10 @@ from fmd_jax.analysis.rows import known
 FEWEST = 15  # distinct questions of a mode
 MOST = 50  # modes of a ranking
 WHOLE = ""  # the word of a mode that is a skill as such
+COLUMNS = [
+  "rank", "skill", "word", "n", "failures", "fdr", "low", "high", "bound", "q",
+  "example",
+]  # fmt: skip
 # A word in more of a skill's questions than this says no more than the skill.
 _EVERYWHERE = 0.9
 
@@ -36,30 +40,31 @@ def rank(rows: pd.DataFrame, most: int = MOST) -> pd.DataFrame:
 
   Returns:
     rank, skill, word ("" for the skill as such), n, failures, fdr, low, high (bootstrap
-    over images), bound (the one-sided 95 % lower bound that it is ranked by), q
-    (Benjamini and Hochberg's, over all candidates: that it fails more often than all
-    questions), example (a failure). n and what follows count the questions of no mode
+    over images), bound (the lower bound that it is ranked by, 95 % over all candidates
+    at once), q (Benjamini and Hochberg's, over all candidates: that it fails more often
+    than all questions), example (a failure). n and what follows count the questions of no mode
     before it.
   """
   own = known(rows).sort_values("place", kind="stable")
   own = own.drop_duplicates(["image_id", "question"]).reset_index(drop=True)
   names, pairs = _candidates(own)
-  columns = ["rank", "skill", "word", "n", "failures", "fdr", "low", "high", "bound"]
   if not names:
-    return pd.DataFrame(columns=[*columns, "q", "example"])
+    return pd.DataFrame(columns=COLUMNS)
   failed = own["failure"].to_numpy()
   base = failed.mean()
   n, wrong = _sums(pairs, failed, np.ones(len(own), bool), len(names))
   # P(X >= wrong): 1 for none.
   p = np.where(wrong > 0, special.bdtrc(np.maximum(wrong - 1, 0), n, base), 1.0)
   q = metrics.benjamini_hochberg(p)
+  # Of all candidates at once: the luckiest of many small ones is not the worst mode.
+  alpha = 0.05 / len(names)
   counted = np.ones(len(own), bool)
   taken: list[tuple[int, int, int, float]] = []
   members: list[np.ndarray] = []
   while len(taken) < most:
     n, wrong = _sums(pairs, failed, counted, len(names))
     bound = np.where(
-      (n >= FEWEST) & (wrong > 0), special.betaincinv(wrong, n - wrong + 1, 0.05), 0.0
+      (n >= FEWEST) & (wrong > 0), special.betaincinv(wrong, n - wrong + 1, alpha), 0.0
     )
     # Ties by more data, then by name: the candidates are sorted.
     best = int(np.lexsort((np.arange(len(names)), -n, -bound))[0])
@@ -70,7 +75,7 @@ def rank(rows: pd.DataFrame, most: int = MOST) -> pd.DataFrame:
     taken.append((best, int(n[best]), int(wrong[best]), float(bound[best])))
     members.append(rows_of)
     counted[rows_of] = False
-  return pd.DataFrame(_lines(own, names, taken, members, q))
+  return pd.DataFrame(_lines(own, names, taken, members, q), columns=COLUMNS)
 
 
 def _lines(own, names, taken, members, q) -> list[dict[str, Any]]:

@@ -39,7 +39,7 @@ def test_a_change_within_the_noise_is_persistent():
   lines = [("i" + str(k % 8), f"q{k}", ["a"], 0, k) for k in range(90)]
   lines += [("i1", "early", ["rare"], 0, 3)] * 9 + [
     ("i2", "late", ["rare"], 0, 80)
-  ] * 14
+  ] * 18
   table = dynamics.temporal(rows(lines)).set_index("skill")
   assert (
     table.loc["rare", "ratio"] > 1.5 and table.loc["rare", "pattern"] == "persistent"

@@ -41,7 +41,7 @@ def test_repeats_count_once_and_rare_words_not_at_all():
 def test_a_skill_that_fails_as_such_is_a_mode_without_a_word():
   generator = np.random.default_rng(0)
   lines = [
-    (f"i{k % 9}", f"{k} {k % 13} thing?", [s], generator.random() < p)
+    (f"i{k % 9}", f"{s} {k} {k % 13} thing?", [s], generator.random() < p)
     for s, p in (("hard", 0.8), ("easy", 0.1))
     for k in range(300)
   ]
