@@ -42,8 +42,8 @@ def rank(rows: pd.DataFrame, most: int = MOST) -> pd.DataFrame:
     rank, skill, word ("" for the skill as such), n, failures, fdr, low, high (bootstrap
     over images), bound (the lower bound that it is ranked by, 95 % over all candidates
     at once), q (Benjamini and Hochberg's, over all candidates: that it fails more often
-    than all questions), example (a failure). n and what follows count the questions of no mode
-    before it.
+    than all questions), example (a failure). n and what follows count the questions of
+    no mode before it.
   """
   own = known(rows).sort_values("place", kind="stable")
   own = own.drop_duplicates(["image_id", "question"]).reset_index(drop=True)
