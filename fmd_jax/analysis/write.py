@@ -212,7 +212,7 @@ def _answerers(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
       questioner=name, method=method, protocol=protocol
     )
     for (name, method, protocol), own in rows.groupby(
-      [questioner, "method", "protocol"], sort=True
+      [questioner, "method", "protocol"], sort=True, dropna=False
     )
   ]
   return pd.concat(parts, ignore_index=True)

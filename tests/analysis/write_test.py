@@ -63,10 +63,6 @@ def test_skills_of_the_taxonomy_and_runs_beside_each_other(run, tmp_path, monkey
     f"{run} {method}" for run in ("one", "two") for method in ("zero_shot", "grpo")
   }
   assert set(table["answerer"]) == {"small@1", "large@1"}
-  assert set(pd.read_csv(one / "analysis" / "modes.csv")["answerer"]) <= {
-    "small@1",
-    "large@1",
-  }
   both = pd.read_csv(one / "analysis" / index["answerers"]["csv"])
   assert set(both["answerer"]) == {"small@1", "large@1"}
   labels = pd.read_parquet(one / "taxonomy" / "skills.parquet")["skill"]
