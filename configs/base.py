@@ -39,6 +39,8 @@ def get_config() -> ml_collections.ConfigDict:
   c.roles.verifier = "oracle://"  # judges while training: makes the reward
   c.roles.evaluator = "oracle://"  # judges afterwards: makes the numbers
   c.roles.embedder = "minilm://"  # sentence embeddings
+  c.roles.annotator = "oracle://"  # names the primitive skills a question takes
+  c.roles.namer = "oracle://"  # names topics, sorts skills into meta-skills
 
   c.answerer = ml_collections.ConfigDict()
   c.answerer.max_tokens = 32  # longest answer
@@ -62,6 +64,18 @@ def get_config() -> ml_collections.ConfigDict:
   c.budget.prices = ml_collections.ConfigDict()
   for role in PRICED:
     c.budget.prices[role] = (0.0, 0.0)
+
+  # How launch.taxonomy makes skills of valid questions.
+  c.taxonomy = ml_collections.ConfigDict()
+  # Most distinct (image, question) annotated per method and split, evenly spread over
+  # the run; 0: all. Rows with the same image and question share an annotation.
+  c.taxonomy.questions = 0
+  c.taxonomy.max_tokens = 2048  # longest reply, reasoning included
+  c.taxonomy.near_duplicate = 0.9  # phrases with this cosine are one primitive
+  # Fewest primitives of a topic; 0: by their number, 5 to 15.
+  c.taxonomy.min_topic_size = 0
+  c.taxonomy.stability_seeds = 3  # clusterings compared; 1: none
+  c.taxonomy.label_duplicate = 0.9  # topics whose labels have this cosine are one skill
 
   c.rollout = ml_collections.ConfigDict()
   # Steps that GRPO samples ahead. 0: each batch by the policy that it trains. 1: while

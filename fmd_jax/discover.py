@@ -44,6 +44,15 @@ _MAY_DIFFER = (
   "sidecar.address",
   "sidecar.threads",
   "sidecar.deadline",
+  # Asked after the run, by launch.taxonomy.
+  "roles.annotator",
+  "roles.namer",
+  "taxonomy.questions",
+  "taxonomy.max_tokens",
+  "taxonomy.near_duplicate",
+  "taxonomy.min_topic_size",
+  "taxonomy.stability_seeds",
+  "taxonomy.label_duplicate",
   "watch.wandb",
 )
 ASKED = ("answerer", "verifier", "evaluator", "embedder")

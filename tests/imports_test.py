@@ -40,7 +40,7 @@ FLOORS = {
       "data models checkpoint optim inference rewards rl records stopping",
       "questioner answerer verifier evaluator metrics sidecar",
       "rollout update taxonomy",
-      "methods evaluate",
+      "methods evaluate analysis",
       "testbed trust report discover fit plan",
     )
   )

@@ -96,11 +96,7 @@ def parse(text: str) -> dict[str, tuple[bool, str]]:
   Raises:
     ValueError: the text is not a verdict; the message says why.
   """
-  found, source = _last_object(text)
-  # Only what stands before it: a reason may quote a question that has such a tag.
-  before = text[: text.rfind(source)]
-  if "<think>" in before and "</think>" not in before:
-    raise ValueError("the reasoning does not end")
+  found = read_object(text)
   if set(found) != set(_KEYS):
     raise ValueError(f"its keys are {sorted(found)}")
   out = {}
@@ -112,6 +108,20 @@ def parse(text: str) -> dict[str, tuple[bool, str]]:
       raise ValueError(f"{key} is not a text with a boolean")
     out[key] = (entry["ok"], entry["why"])
   return out
+
+
+def read_object(text: str) -> dict[str, Any]:
+  """Reads the JSON object that ends a reply; reasoning before it is dropped.
+
+  Raises:
+    ValueError: there is none, or the reasoning does not end.
+  """
+  found, source = _last_object(text)
+  # Only what stands before it: a reason may quote a question that has such a tag.
+  before = text[: text.rfind(source)]
+  if "<think>" in before and "</think>" not in before:
+    raise ValueError("the reasoning does not end")
+  return found
 
 
 def _request(

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fmd_jax.prompts import answerer, blind, conme, judge, questioner
+from fmd_jax.prompts import answerer, blind, conme, judge, questioner, taxonomy
 
 Messages = list[dict[str, Any]]
 
@@ -17,6 +17,9 @@ _TEMPLATES = {
   "conme_harder": (conme.VERSION, conme.harder),
   "verifier": (judge.VERSION, judge.messages),
   "evaluator": (judge.VERSION, judge.messages),
+  "annotator": ("annotator/1", taxonomy.annotator),
+  "namer": ("namer/1", taxonomy.namer),
+  "organizer": ("organizer/1", taxonomy.organizer),
 }
 ROLES = tuple(_TEMPLATES)
 
@@ -27,7 +30,8 @@ def render(role: str, **fields: Any) -> Messages:
   Args:
     role: one of `ROLES`.
     **fields: questioner: `k`; answerer and blind: `question`; verifier and evaluator:
-      `question` and `answer`; those of ConMe's turns: see `prompts.conme`.
+      `question` and `answer`; those of ConMe's turns: see `prompts.conme`; annotator:
+      `question`; namer: `phrases` and `keywords`; organizer: `skills`.
 
   Returns:
     Chat messages in the Hugging Face format; an image is `{"type": "image"}`.

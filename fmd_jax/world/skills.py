@@ -1,5 +1,6 @@
 """Which skills a question needs, and which cells (skill x attribute value) it tests."""
 
+from fmd_jax.world.grammar import parse
 from fmd_jax.world.programs import (
   DIRECTIONAL,
   Invalid,
@@ -86,6 +87,13 @@ def skills(program: Program) -> tuple[str, ...]:
   if program.described is not None and program.other is not None:
     needed.extend(("two_hop", _relation_skill(program.relation)))
   return tuple(dict.fromkeys([*needed, base_skill(program)]))
+
+
+def skills_of(question: str) -> tuple[str, ...]:
+  """`skills` of a question's text, whatever the scene; none when it can't be read."""
+  reading = parse(question)
+  program = None if reading is None else reading.program
+  return () if program is None else skills(program)
 
 
 def cells(program: Program, scene: Scene) -> tuple[str, ...]:

@@ -3,14 +3,14 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import fmd_jax
 from fmd_jax.inference.protocol import Reply, Request
 from fmd_jax.types import CRITERIA
-from fmd_jax.world import oracle, png
-from fmd_jax.world.skills import EASY_SKILLS
+from fmd_jax.world import oracle, png, wordings
+from fmd_jax.world.skills import EASY_SKILLS, skills_of
 
 # Why a criterion holds and why not, in the exact judge's words.
 _WHY = {
@@ -119,6 +119,10 @@ def _uniform(*parts: int | str) -> float:
 class OracleEngine:
   """Replies in the verdict grammar, from the scene in the PNG's text chunk.
 
+  With the field "task" a request asks for the taxonomy: "primitives" of a question, the
+  "label" of phrases, "meta_skills" of skills. These are deliberately imprecise (see
+  `world.wordings`), whatever the noise.
+
   Without noise it is exact, and its name is "oracle"; with noise its name tells which:
   "oracle?se=0.8&sp=0.8&by=difficulty&seed=0".
   """
@@ -135,14 +139,20 @@ class OracleEngine:
     return [self._reply(request, scenes) for request in requests]
 
   def _reply(self, request: Request, scenes: dict[bytes, Any]) -> Reply:
-    """Judges one request; `scenes` keeps the batch's scenes by image."""
+    """Replies to one request; `scenes` keeps the batch's scenes by image."""
+    try:
+      named = _named(request.fields)
+    except ValueError as error:
+      return Reply("", error=f"the oracle failed: {error!r}")
+    if named is not None:
+      return Reply(json.dumps(named, ensure_ascii=False))
     if not request.images:
       return Reply("", error="the oracle needs an image; the request has none")
-    for name in ("question", "answer"):
+    annotates = request.fields.get("task") == "primitives"
+    for name in ("question",) if annotates else ("question", "answer"):
       if name not in request.fields:
         return Reply("", error=f"the oracle needs the field {name!r}")
-    image = request.images[0]
-    question, answer = request.fields["question"], request.fields["answer"]
+    image, question = request.images[0], request.fields["question"]
     # One image or question that trips the judge must not take its neighbours along.
     try:
       if image not in scenes:
@@ -150,6 +160,11 @@ class OracleEngine:
       scene = scenes[image]
       if scene is None:
         return Reply("", error="the image carries no scene; oracle:// cannot judge it")
+      if annotates:
+        digest = hashlib.blake2b(image).hexdigest()
+        found = wordings.primitives(skills_of(question), digest, question)
+        return Reply(json.dumps({"primitives": found}))
+      answer = request.fields["answer"]
       verdict = self._judge(question, answer, scene)
       if self._noise is not None:
         skills = self._judge_question(question, scene).skills
@@ -157,3 +172,20 @@ class OracleEngine:
     except Exception as error:
       return Reply("", error=f"the oracle failed: {error!r}")
     return Reply(json.dumps(verdict, ensure_ascii=False))
+
+
+def _named(fields: Mapping[str, str]) -> dict[str, Any] | None:
+  """The reply to a namer's or an organizer's request; None for any other."""
+  task = fields.get("task")
+  if task == "label":
+    return {"label": wordings.label(json.loads(fields["phrases"]))}
+  if task == "meta_skills":
+    groups = wordings.meta_skills(json.loads(fields["skills"]))
+    about = "What questions of this kind have in common: "
+    return {
+      "meta_skills": [
+        {"name": name, "description": f"{about}{name}.", "skills": skills}
+        for name, skills in groups.items()
+      ]
+    }
+  return None
