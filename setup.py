@@ -48,6 +48,7 @@ ANALYSIS = [
   "bertopic==0.17.4",  # the betas of 1.0 change the embedder
   "crowd-kit",
   "matplotlib",
+  "scikit-learn",
   "sentence-transformers>=6.2",
   "torch==2.13.0",
 ]
@@ -63,6 +64,7 @@ DEV = [
   "krippendorff",  # the tests' reference, as statsmodels
   "kubeflow-trainer-api",  # the published schema of a JobSet
   "nbclient",
+  "nbformat",
   "pytest",
   "pytest-timeout",
   "pytest-xdist",
