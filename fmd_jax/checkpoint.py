@@ -49,6 +49,8 @@ class Checkpoints:
 
   def __init__(self, folder: str | os.PathLike, keep: int = 2):
     """Opens or makes the folder, local or gs://; `keep` checkpoints stay."""
+    # orbax announces every save and restore in a dozen lines; a run has its own log.
+    logging.getLogger("absl").addFilter(_not_from_orbax)
     handlers = {
       "state": ocp.StandardCheckpointHandler(),
       "arrays": ocp.StandardCheckpointHandler(),
@@ -59,8 +61,6 @@ class Checkpoints:
       create=True,
       async_options=ocp.AsyncOptions(timeout_secs=_TIMEOUT_SECONDS),
     )
-    # orbax announces every save and restore in a dozen lines; a run has its own log.
-    logging.getLogger("absl").addFilter(_not_from_orbax)
     self._folder = epath.Path(folder)
     if "://" not in os.fspath(folder):
       self._folder = self._folder.absolute()
