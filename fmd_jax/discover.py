@@ -309,7 +309,7 @@ def table(metrics: dict) -> str:
     for protocol, rates in protocols.items():
       ratio = rates["fdr"]["ratio"]
       if ratio["value"] is not None:
-        bounds = "" if ratio["low"] is None else _bounds(ratio)
+        bounds = _bounds(ratio)
         text.append(
           f"FDR of {method} / zero_shot, {protocol}: {ratio['value']:.2f}{bounds}"
         )
@@ -342,7 +342,12 @@ def _aligned(lines: list[tuple[str, ...]]) -> str:
 
 
 def _bounds(estimate: dict) -> str:
-  return f" [{estimate['low']:.2f}, {estimate['high']:.2f}]"
+  """The interval of a ratio; an unbounded end, as small runs have it, is a dash."""
+  ends = [estimate[end] for end in ("low", "high")]
+  if ends == [None, None]:
+    return ""
+  low, high = ("-" if end is None else f"{end:.2f}" for end in ends)
+  return f" [{low}, {high}]"
 
 
 def _rate(estimate: dict) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from fmd_jax import records, report
-from fmd_jax.discover import discover
+from fmd_jax.discover import discover, table
 from fmd_jax.inference.engines import scripted
 from tests.rewards.bruteforce import recompute_rewards
 from tests.runs import STEPS, launch, small_config
@@ -165,3 +165,11 @@ def test_bad_input_is_one_clear_line_and_nothing_is_lost(workdir, tmp_path):
     assert "Traceback" not in run.stderr, run.stderr[-2000:]
   after = {p: p.stat().st_mtime_ns for p in pathlib.Path(workdir).rglob("*.parquet")}
   assert before == after
+
+
+def test_the_table_of_a_run_too_small_for_an_upper_end():
+  ratio = {"value": 2.0, "low": 0.5, "high": None}
+  found = {"grpo": {"after": {"fdr": {"ratio": ratio}}}}
+  text = table({"methods": {}, "comparison": found})
+  # It ended in a TypeError, after the whole run.
+  assert text.endswith("FDR of grpo / zero_shot, after: 2.00 [0.50, -]")

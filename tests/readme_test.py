@@ -9,8 +9,6 @@ import sys
 
 import pytest
 
-from tests.report import fake
-
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 # Reads the flags as the program would, and does not start it.
@@ -97,7 +95,8 @@ def check_module(module, arguments, tmp_path):
     assert "flags:" in shown.stdout
     return
   if module == "launch.status":
-    fake.make_workdir(tmp_path / "run", steps=4)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text('{"steps": 4, "methods": ["grpo"]}')
     done = run([sys.executable, "-m", module, *arguments])
   elif module in DRY:
     done = run([sys.executable, "-m", module, *arguments, "--dry_run"])

@@ -31,7 +31,7 @@ def closing(workdir: str | os.PathLike) -> str:
     if len(lines) == 2 * _GROUPS or not len(example):
       continue
     bounds = ""
-    if not pd.isna(group["estimate_low"]):
+    if pd.notna(group["estimate_low"]) and pd.notna(group["estimate_high"]):
       low, high = 100 * group["estimate_low"], 100 * group["estimate_high"]
       bounds = f" [{low:.0f}, {high:.0f}]"
     rate = f"{100 * group['estimate']:.0f} % wrong{bounds}"

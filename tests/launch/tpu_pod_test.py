@@ -11,7 +11,8 @@ import pytest
 
 from tests.launch import cloud, grammar
 
-PLACE = ("--name=pod", "--zone=us-west4-a", "--poll=0.2", "--grace=1")
+# Nothing is installed: a "VM" of the fake is a folder of this machine.
+PLACE = ("--name=pod", "--zone=us-west4-a", "--poll=0.2", "--grace=1", "--setup=true")
 WHAT = (
   "--accelerator_type=v5litepod-8",
   "--config=configs/quickstart.py",
