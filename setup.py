@@ -46,6 +46,7 @@ SIDECAR = [
 ]
 ANALYSIS = [
   "bertopic==0.17.4",  # the betas of 1.0 change the embedder
+  "crowd-kit",
   "matplotlib",
   "sentence-transformers>=6.2",
   "torch==2.13.0",
@@ -60,6 +61,7 @@ DEV = [
   "hypothesis",
   "ipykernel",
   "krippendorff",  # the tests' reference, as statsmodels
+  "kubeflow-trainer-api",  # the published schema of a JobSet
   "nbclient",
   "pytest",
   "pytest-timeout",
