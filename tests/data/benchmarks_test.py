@@ -186,7 +186,9 @@ def test_questions_stand_beside_their_own_pictures(tmp_path, fixture):
   for image, asked in (corpus[i] for i in range(len(corpus))):
     pixels = np.asarray(Image.open(io.BytesIO(image.png)))
     got[asked] = int(pixels[0, 0, 0])
+    # Filename-safe, and says which set a row that was learned came from.
     assert image.image_id.isascii() and "/" not in image.image_id
+    assert image.image_id.startswith(f"{fixture.__name__}_")
   assert got == wanted
   assert len(corpus.skipped) == skipped
   assert all(s.path and s.reason for s in corpus.skipped)

@@ -9,7 +9,7 @@ from fmd_jax.data.corpora.corpus import Item
 from fmd_jax.data.corpora.published import PUBLISHED, Published, Row
 from fmd_jax.data.corpora.questions import free_question
 from fmd_jax.data.options import parse_options
-from fmd_jax.data.pictures import OPTIONS, Pictures
+from fmd_jax.data.pictures import OPTIONS, Pictures, Raw
 from fmd_jax.data.sources import Skipped
 
 
@@ -45,8 +45,13 @@ class Benchmark:
     self.name = f"{kind}://{location}" + (f"?{query}" if query else "")
     self.origins = (origin,)
     rows, self._questions, skipped = _usable(_rows(published, folder))
+
+    def read(row: Row) -> Raw:
+      raw = row.read()
+      return raw._replace(name=f"{kind}/{raw.name}")
+
     self._pictures = Pictures(
-      self.name, rows, lambda row: row.read(), lambda row: row.label, options, skipped
+      self.name, rows, read, lambda row: row.label, options, skipped
     )
     self.skipped = self._pictures.skipped
 
