@@ -47,6 +47,7 @@ SIDECAR = [
 ]
 ANALYSIS = [
   "bertopic==0.17.4",  # the betas of 1.0 change the embedder
+  "crowd-kit",
   "matplotlib",
   "sentence-transformers>=6.2",
   "torch==2.13.0",
