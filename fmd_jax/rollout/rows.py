@@ -1,7 +1,7 @@
 """A rollout as rows of the records."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -20,6 +20,7 @@ def records(
   common: Mapping[str, object],
   prefix_length: int,
   roles: Roles,
+  asked_by: Sequence[str] = ("questioner",),
   advantages: np.ndarray | None = None,
 ) -> list[Record]:
   """The rows of a rollout.
@@ -29,6 +30,7 @@ def records(
     common: run_id, method, split, step and questioner_step of all rows.
     prefix_length: words of the `prefix` column.
     roles: whose identities the rows name.
+    asked_by: the prompt of each turn, as `prompts.version` knows it.
     advantages: [B, G] of the responses or [B, G, K] of the slots; None where nothing
       is trained. What has no reward has no advantage.
   """
@@ -60,7 +62,7 @@ def records(
         advantage=advantage[i],
         answerer=names[0],
         verifier=names[1],
-        questioner_prompt=prompts.version("questioner"),
+        questioner_prompt=prompts.version(asked_by[question.turn]),
         answerer_prompt=prompts.version("answerer"),
         verifier_prompt=prompts.version("verifier"),
         wall_time=now,

@@ -115,6 +115,8 @@ def test_a_model_behind_a_spec_asks_zero_shot_and_conme(script, tmp_path):
     # Another seed for each response, so that they are not copies of one.
     assert rows.groupby(["step", "image_id", "response_index"]).ngroups == 2 * B * G
     assert rows["question"].nunique() > G
+    told = {"questioner/1"} if method == "zero_shot" else {"conme/1"}
+    assert told <= set(rows["questioner_prompt"]) <= {*told, "questioner/1"}
   manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
   # A name and a revision, never an address or a path.
   assert manifest["models"]["questioner"].startswith("scripted/roles.py:ask@")

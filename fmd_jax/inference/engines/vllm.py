@@ -8,12 +8,30 @@ import asyncio
 import io
 import itertools
 import queue
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fmd_jax.inference.engines import chat, folders
 from fmd_jax.inference.protocol import Reply, Request, SpecError, draw_seed
+
+# vLLM's processes do not notice that ours was killed: one that reads until we are gone
+# does, and ends them. A process number may be another's by then; its start tells.
+_WATCH = """
+import sys
+import psutil
+
+sys.stdin.read()
+for pid, begun in zip(sys.argv[1::2], sys.argv[2::2]):
+  try:
+    process = psutil.Process(int(pid))
+    if repr(process.create_time()) == begun:
+      process.kill()
+  except psutil.NoSuchProcess:
+    pass
+"""
 
 
 class VLLMEngine:
@@ -101,6 +119,7 @@ class VLLMEngine:
       generation = _generation_config(folder, transformers)
     except (OSError, ValueError, RuntimeError) as error:
       raise SpecError(f"{folder} cannot be served by vLLM: {error}") from error
+    self._watch = _watch()
     self._stop_ids = sorted(folders.eos_ids(generation, config, self._tokenizer))
     self._numbers = itertools.count()
     self.name, self.revision = name, folders.revision(folder)
@@ -109,6 +128,7 @@ class VLLMEngine:
   def close(self) -> None:
     """Ends vLLM's processes."""
     self._engine.shutdown()
+    self._watch.stdin.close()
     self._loop.call_soon_threadsafe(self._loop.stop)
 
   def generate(self, requests: Sequence[Request]) -> list[Reply]:
@@ -186,6 +206,15 @@ class VLLMEngine:
       output_kind=RequestOutputKind.FINAL_ONLY,
       structured_outputs=schema and StructuredOutputsParams(json=dict(schema)),
     )
+
+
+def _watch() -> subprocess.Popen:
+  """Starts the process that ends our children when this process ends in any way."""
+  import psutil
+
+  children = psutil.Process().children(recursive=True)
+  told = [x for c in children for x in (str(c.pid), repr(c.create_time()))]
+  return subprocess.Popen([sys.executable, "-c", _WATCH, *told], stdin=subprocess.PIPE)
 
 
 def _generation_config(folder: str, transformers: Any) -> Any:
