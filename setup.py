@@ -46,11 +46,12 @@ SIDECAR = [
 ]
 ANALYSIS = [
   "bertopic==0.17.4",  # the betas of 1.0 change the embedder
+  "crowd-kit",
   "matplotlib",
   "sentence-transformers>=6.2",
   "torch==2.13.0",
 ]
-DATA = ["datasets>=5.2", "tensorflow-datasets>=4.9.10"]
+DATA = ["datasets>=5.2", "huggingface_hub", "tensorflow-datasets>=4.9.10"]
 # datasets and gcsfs have one version of fsspec in common.
 GCS = ["gcsfs", "fsspec==2026.9.0"]
 TPU = ["libtpu; sys_platform == 'linux'"]
@@ -60,6 +61,7 @@ DEV = [
   "hypothesis",
   "ipykernel",
   "krippendorff",  # the tests' reference, as statsmodels
+  "kubeflow-trainer-api",  # the published schema of a JobSet
   "nbclient",
   "pytest",
   "pytest-timeout",

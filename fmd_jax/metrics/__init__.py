@@ -1,26 +1,46 @@
 """Rows and embeddings to numbers: NumPy, pandas and SciPy only, free of jax."""
 
 from fmd_jax.metrics.bootstrap import Estimate, cluster_sums, ratio_estimates, wilson
-from fmd_jax.metrics.diversity import (
-  mean_cosine,
-  prefix_entropy,
-  rarefied,
-  vendi,
+from fmd_jax.metrics.comparison import (
+  benjamini_hochberg,
+  compare,
+  compare_skills,
+  fdr_ratio,
 )
+from fmd_jax.metrics.correction import corrected, corrected_ratio, difficulty
+from fmd_jax.metrics.curves import cumulative
+from fmd_jax.metrics.diversity import mean_cosine, prefix_entropy, rarefied, vendi
 from fmd_jax.metrics.planted import area_ratio, planted_truth
-from fmd_jax.metrics.rates import compare, distinct_failures, fdr_ratio, flags, rates
-from fmd_jax.metrics.skills import n_skills, skill_coverage, skill_table
+from fmd_jax.metrics.rates import distinct_failures, flags, rates
+from fmd_jax.metrics.skills import (
+  complexity,
+  mean_skill_rate,
+  n_combinations,
+  n_skills,
+  skill_coverage,
+  skill_table,
+  with_skills,
+)
 from fmd_jax.metrics.summary import summarise
 
 __all__ = [
   "Estimate",
   "area_ratio",
+  "benjamini_hochberg",
   "cluster_sums",
   "compare",
+  "compare_skills",
+  "complexity",
+  "corrected",
+  "corrected_ratio",
+  "cumulative",
+  "difficulty",
   "distinct_failures",
   "fdr_ratio",
   "flags",
   "mean_cosine",
+  "mean_skill_rate",
+  "n_combinations",
   "n_skills",
   "planted_truth",
   "prefix_entropy",
@@ -32,4 +52,5 @@ __all__ = [
   "summarise",
   "vendi",
   "wilson",
+  "with_skills",
 ]

@@ -49,7 +49,8 @@ def cluster_sums(
     np.bincount(codes, weights=np.asarray(c, np.float64), minlength=len(images))
     for c in columns
   ]
-  return pd.Index(images), np.stack(sums, axis=1)
+  # Of no rows bincount gives integers.
+  return pd.Index(images), np.stack(sums, axis=1).astype(np.float64)
 
 
 def resample_sums(

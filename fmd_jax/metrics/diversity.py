@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from fmd_jax.rewards import prefix
 
@@ -21,7 +21,9 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
   return vectors / norms
 
 
-def vendi(embeddings: Float[np.ndarray, "N E"]) -> float:
+def vendi(
+  embeddings: Float[np.ndarray, "N E"], rows: Int[np.ndarray, "R"] | None = None
+) -> float:
   """The Vendi score, q = 1, cosine kernel: exp(-sum l ln l), l = eigenvalues of K/N.
 
   The non-zero eigenvalues of K/N are those of the smaller of the N x N and E x E
@@ -30,20 +32,28 @@ def vendi(embeddings: Float[np.ndarray, "N E"]) -> float:
 
   Args:
     embeddings: [N, E], of any length but 0.
+    rows: of which the score is; None for all. They are taken chunk by chunk: a sample
+      of a million rows is never copied.
 
   Returns:
     Between 1 (all alike) and min(N, E); 0 for no rows.
   """
   n, width = np.shape(embeddings)
+  n = n if rows is None else len(rows)
+
+  def part(start: int) -> np.ndarray:
+    span = slice(start, start + _CHUNK)
+    return _unit(embeddings[span if rows is None else rows[span]])
+
   if not n:
     return 0.0
   if n <= width:
-    unit = _unit(embeddings)
+    unit = part(0)
     matrix = unit @ unit.T
   else:
     matrix = np.zeros((width, width))
     for start in range(0, n, _CHUNK):
-      unit = _unit(embeddings[start : start + _CHUNK])
+      unit = part(start)
       matrix += unit.T @ unit
   eigenvalues = np.linalg.eigvalsh(matrix / n)
   positive = eigenvalues[eigenvalues > 1e-15]

@@ -17,6 +17,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 from scipy import special
 
+from fmd_jax.metrics.comparison import benjamini_hochberg
 from fmd_jax.metrics.rates import flags
 
 WEAK = 0.5  # failure rate
@@ -79,9 +80,7 @@ def rejected(
   tested = np.flatnonzero(n >= MIN_QUESTIONS)
   p = special.bdtrc(failures[tested] - 1, n[tested], WEAK)
   order = np.argsort(p, kind="stable")
-  small = p[order] <= ALPHA * np.arange(1, len(order) + 1) / max(len(order), 1)
-  # Up to the last small one: those before it are rejected, small or not.
-  return tested[order[: np.flatnonzero(small).max(initial=-1) + 1]]
+  return tested[order[benjamini_hochberg(p)[order] <= ALPHA]]
 
 
 def discovered(questions: Questions, cells: int, *, explained: bool) -> list[Found]:

@@ -7,9 +7,19 @@ import pandas as pd
 from jaxtyping import Float
 
 from fmd_jax.metrics.bootstrap import LEVEL, RESAMPLES
+from fmd_jax.metrics.curves import cumulative
 from fmd_jax.metrics.diversity import mean_cosine, prefix_entropy, rarefied, vendi
 from fmd_jax.metrics.rates import distinct_failures, flags, rates
-from fmd_jax.metrics.skills import MORE_THAN, n_skills, skill_coverage, skill_table
+from fmd_jax.metrics.skills import (
+  MORE_THAN,
+  RATED_MORE_THAN,
+  complexity,
+  mean_skill_rate,
+  n_combinations,
+  n_skills,
+  skill_coverage,
+  skill_table,
+)
 
 
 def summarise(
@@ -38,11 +48,12 @@ def summarise(
 
   Returns:
     "questions", "images", "level"; "qvr", "fdr", "unparsed", "unscored" with
-    value, low, high, count, n; "failures" with rows and distinct; "ld" as of
-    `prefix_entropy`; "sd" with vendi, mean_cosine, n; "skills" with count,
-    coverage, more_than, table. "ld", "sd" and "skills" hold "rarefied" and
-    "common_n". "sd" and "skills" are None when nothing
-    is known of them.
+    value, low, high, count, n; "failures" with rows and distinct; "curve" as of
+    `cumulative`; "ld" as of `prefix_entropy`; "sd" with vendi, mean_cosine, n; "skills"
+    with count (# Skills), coverage (SC), combinations, complexity, more_than; table,
+    mean_rate and rated_more_than (failure rates per skill). "ld", "sd", "skills" and
+    "skills.combinations" hold "rarefied" and "common_n". "sd" and "skills" are None
+    when nothing is known of them; None is what is not defined, never NaN.
 
   Raises:
     ValueError: when embeddings and valid rows differ in number.
@@ -52,7 +63,8 @@ def summarise(
   n = len(rows)
   if embeddings is not None and len(embeddings) != n:
     raise ValueError(f"{len(embeddings)} embeddings for {n} valid rows")
-  found = rates(df, resamples=resamples, seed=seed, level=level)
+  options = {"resamples": resamples, "seed": seed, "level": level}
+  found = rates(df, **options)
 
   def at_common_n(measure, n=n) -> dict[str, Any]:
     value = None
@@ -70,6 +82,7 @@ def summarise(
       "rows": int(columns["failure"].sum()),
       "distinct": distinct_failures(df),
     },
+    "curve": cumulative(df, **options),
     "ld": prefix_entropy(questions)
     | at_common_n(lambda i: prefix_entropy([questions[j] for j in i])["ld"] or 0.0),
     "sd": None,
@@ -80,15 +93,27 @@ def summarise(
       "vendi": vendi(embeddings),
       "mean_cosine": mean_cosine(embeddings),
       "n": n,
-    } | at_common_n(lambda i: vendi(embeddings[i]))
+    } | at_common_n(lambda i: vendi(embeddings, i))
   if "skills" in df and rows["skills"].notna().any():
-    skills = [list(own) for own in rows["skills"].dropna()]
-    table = skill_table(df, resamples=resamples, seed=seed, level=level)
-    cells = table.astype(object).where(table.notna(), None)
-    out["skills"] = {
-      "count": n_skills(skills),
-      "coverage": skill_coverage(skills),
-      "more_than": MORE_THAN,
-      "table": cells.to_dict("records"),
-    } | at_common_n(lambda i: n_skills([skills[j] for j in i]), len(skills))
+    out["skills"] = _skills(df, rows.dropna(subset="skills"), at_common_n, options)
   return out
+
+
+def _skills(df, rows, at_common_n, options: dict[str, Any]) -> dict[str, Any]:
+  """`rows`: the valid ones of `df` whose skills are known."""
+  skills = [list(own) for own in rows["skills"]]
+  table = skill_table(df, more_than=RATED_MORE_THAN, **options)
+  combinations = {"count": n_combinations(skills)}
+  combinations |= at_common_n(
+    lambda i: n_combinations([skills[j] for j in i]), len(skills)
+  )
+  return {
+    "count": n_skills(skills),
+    "more_than": MORE_THAN,
+    "coverage": skill_coverage(skills),
+    "combinations": combinations,
+    "complexity": complexity(rows["image_id"], skills, **options),
+    "table": table.astype(object).where(table.notna(), None).to_dict("records"),
+    "mean_rate": mean_skill_rate(df, **options),
+    "rated_more_than": RATED_MORE_THAN,
+  } | at_common_n(lambda i: n_skills([skills[j] for j in i]), len(skills))

@@ -96,6 +96,8 @@ def rows(method, failures, cells):
       "method": method,
       "image_id": [f"i{i}" for i in range(n)],
       "question": "What is it?",
+      "answer": "a thing",
+      "evaluator": "oracle@1",
       "status": "ok",
       "valid": True,
       "correct": [i >= failures for i in range(n)],
@@ -119,7 +121,7 @@ def measured(folder, answerer, cells):
 
 def test_a_run_is_measured_by_its_own_answerers_census(tmp_path, monkeypatch):
   """Wrong with the truth of the first answerer, whose planted cell nobody finds."""
-  monkeypatch.setattr(evaluate, "_CENSUSES", tmp_path)
+  monkeypatch.setattr(evaluate.census, "_CENSUSES", tmp_path)
   for name, cell in (("answerer", "a/b=d"), ("answerer_other", "a/b=c")):
     cells = {cell: {"n": 300, "failures": 270, "rate": 0.9, "planted": True}}
     content = {"answerer": f"testbed/{name}@1", "cells": cells}
@@ -141,7 +143,7 @@ def test_a_run_is_measured_by_its_own_answerers_census(tmp_path, monkeypatch):
 )
 def test_no_other_answerer_is_measured_by_it(tmp_path, monkeypatch, answerer):
   """A rebuilt checkpoint, or a stranger of the same name, fails elsewhere."""
-  monkeypatch.setattr(evaluate, "_CENSUSES", tmp_path)
+  monkeypatch.setattr(evaluate.census, "_CENSUSES", tmp_path)
   content = {"answerer": "testbed/tiny@1", "cells": {}}
   (tmp_path / "tiny.census.json").write_text(json.dumps(content))
   (tmp_path / "manifest.json").write_text(
@@ -152,7 +154,7 @@ def test_no_other_answerer_is_measured_by_it(tmp_path, monkeypatch, answerer):
 
 def test_photographs_are_measured_without_a_census(tmp_path, monkeypatch):
   """No cells, no manifest: no KeyError, and null in metrics.json."""
-  monkeypatch.setattr(evaluate, "_CENSUSES", tmp_path)
+  monkeypatch.setattr(evaluate.census, "_CENSUSES", tmp_path)
   content = {"answerer": "testbed/tiny@1", "cells": {}}
   (tmp_path / "tiny.census.json").write_text(json.dumps(content))
   out = measured(tmp_path / "run", "testbed/tiny@1", None)
