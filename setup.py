@@ -47,11 +47,13 @@ SIDECAR = [
 ]
 ANALYSIS = [
   "bertopic==0.17.4",  # the betas of 1.0 change the embedder
+  "hdbscan",
   "crowd-kit",
   "matplotlib",
   "scikit-learn",
   "sentence-transformers>=6.2",
   "torch==2.13.0",
+  "umap-learn",
 ]
 DATA = ["datasets>=5.2", "huggingface_hub", "tensorflow-datasets>=4.9.10"]
 # datasets and gcsfs have one version of fsspec in common.

@@ -101,7 +101,7 @@ def per_meta_skill(rows: pd.DataFrame, diversity: Diversity) -> pd.DataFrame:
       if arm not in present.index:
         continue
       _, sums = metrics.cluster_sums(
-        mine["image_id"], [mine["failure"], np.ones(len(mine))]
+        mine["image_id"], [mine["failure"].to_numpy(), np.ones(len(mine))]
       )
       (rate,) = metrics.ratio_estimates(sums[:, :1], sums[:, 1:])
       line = {"protocol": protocol, "meta_skill": meta, "arm": arm, "n": len(mine)}

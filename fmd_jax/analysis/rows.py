@@ -36,6 +36,7 @@ def read(workdirs: Sequence[pathlib.Path]) -> pd.DataFrame:
   parts = []
   for workdir in workdirs:
     rows = questions.read([workdir])
+    rows["skills"] = [list(own) if np.iterable(own) else None for own in rows["skills"]]
     rows["true_skills"] = rows["skills"]
     path = workdir / "taxonomy" / "assignments.parquet"
     if path.is_file():
@@ -75,19 +76,19 @@ def describe(workdirs: Sequence[pathlib.Path]) -> pd.DataFrame:
   names = _names(workdirs)
   out = []
   for workdir in workdirs:
-    config = _json(workdir / "config.json")
+    told = _json(workdir / "config.json")
     models = _json(workdir / "manifest.json").get("models", {})
-    roles = config.get("roles", {}) | models
-    reward = config.get("reward", {})
+    roles = told.get("roles", {}) | models
+    reward = told.get("reward", {})
     out.append(
       {
         "workdir": str(workdir),
         "run": names[workdir],
-        "seed": config.get("seed"),
+        "seed": told.get("seed"),
         **{name: roles.get(name) for name in ("questioner", "answerer", "verifier")},
         "terms": "+".join(reward.get("terms", ())) or None,
         "prefix_length": reward.get("prefix_length"),
-        "questions_per_image": config.get("questions_per_image"),
+        "questions_per_image": told.get("questions_per_image"),
       }
     )
   return pd.DataFrame(out)
