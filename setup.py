@@ -61,6 +61,7 @@ DEV = [
   "hypothesis",
   "ipykernel",
   "krippendorff",  # the tests' reference, as statsmodels
+  "kubeflow-trainer-api",  # the published schema of a JobSet
   "nbclient",
   "pytest",
   "pytest-timeout",

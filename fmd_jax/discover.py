@@ -61,13 +61,7 @@ def serve_roles(
   specs = {name: config.roles[name] for name in names}
   local = {name: s for name, s in specs.items() if not inference.is_remote(s)}
   threads = config.sidecar.threads or os.cpu_count()
-  ledger = inference.Ledger(
-    workdir / "spending.json",
-    calls=config.budget.calls,
-    usd=config.budget.usd,
-    prices=config.budget.prices.to_dict(),
-  )
-  kept = str(workdir / config.cache.folder) if config.cache.folder else ""
+  ledger = _ledger(config, workdir)
   with contextlib.ExitStack() as stack:
     check_alive = None
     if config.sidecar.address:
@@ -80,7 +74,7 @@ def serve_roles(
           local,
           log=_log(stack, workdir),
           threads=threads,
-          cache_folder=kept,
+          cache_folder=_replies(config, workdir),
           cache_gb=config.cache.gb,
         )
       )
@@ -99,6 +93,30 @@ def serve_roles(
     }
 
 
+def _ledger(
+  config: ml_collections.ConfigDict, workdir: epath.PathLike
+) -> inference.Ledger:
+  """What this process spends; several have equal parts of the budget."""
+  name = f"spending-{hosts.index()}.json" if hosts.index() else "spending.json"
+  # An odd call more is nobody's; at least one, because 0 is no limit.
+  calls = max(config.budget.calls // hosts.count(), 1) if config.budget.calls else 0
+  return inference.Ledger(
+    epath.Path(workdir) / name,
+    calls=calls,
+    usd=config.budget.usd / hosts.count(),
+    prices=config.budget.prices.to_dict(),
+  )
+
+
+def _replies(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> str:
+  """Where this process keeps replies; "" keeps none: a database needs a local disk."""
+  folder = config.cache.folder
+  if not folder or (is_remote(workdir) and not os.path.isabs(folder)):
+    return ""
+  own = f"-{hosts.index()}" if hosts.index() else ""
+  return os.path.join(os.fspath(workdir), folder + own)
+
+
 def _log(stack: contextlib.ExitStack, workdir: epath.Path) -> str:
   """Where this process's sidecar writes its log: a file of this machine."""
   name = f"sidecar-{hosts.index()}.log" if hosts.index() else "sidecar.log"
@@ -106,6 +124,30 @@ def _log(stack: contextlib.ExitStack, workdir: epath.Path) -> str:
   if is_remote(workdir):
     folder = stack.enter_context(tempfile.TemporaryDirectory())
   return os.path.join(folder, name)
+
+
+def _identities(models: dict, folder: str | None, spec: str) -> dict[str, str]:
+  """The run's models by role, as the first process has them.
+
+  The questioner is one of the models, or what `spec` names and lies in `folder`.
+
+  Raises:
+    ValueError: another process has others.
+  """
+  own = {name: inference.identity(model) for name, model in models.items()}
+  first, *others = hosts.together(lambda: own)
+  for i, there in enumerate(others, 1):
+    for name in there:
+      if there[name] != first[name]:
+        raise ValueError(
+          f"the {name} of process {i} is {there[name]}, that of process 0 is "
+          f"{first[name]}: start their sidecars with the same models"
+        )
+  if folder is None:
+    return first
+  # Only one of them reads all of a checkpoint.
+  revision = hosts.from_first(lambda: hf.revision(folder))
+  return {"questioner": f"{spec}@{revision}", **first}
 
 
 def open_images(
@@ -176,13 +218,12 @@ def discover(
     asked = (*ASKED, "questioner")
 
   workers = data.Workers(config.data.workers, config.data.cache_mb)
+  # The first process alone evaluates.
+  asked = tuple(name for name in asked if name != "evaluator" or not hosts.index())
   with workers, serve_roles(config, workdir, asked) as models:
-    identities = {name: inference.identity(model) for name, model in models.items()}
+    identities = _identities(models, folder, config.roles.questioner)
     if agent is None:
       agent = training.make_remote_agent(config, models["questioner"])
-    else:
-      revision = hosts.from_first(lambda: hf.revision(folder))
-      identities["questioner"] = f"{config.roles.questioner}@{revision}"
     manifest = hosts.from_first(
       lambda: records.write_manifest(
         workdir,

@@ -12,6 +12,9 @@ A run that fails is reported and the others go on; the exit code is then 1. Star
 again to go on: what has a metrics.json is finished and skipped. `--config.key=value`
 holds for all runs.
 
+`--launcher slurm --launcher_flags="--nodes=1 --gpus_per_node=8"` has each run made by
+launch.slurm (or gke, tpu_pod, which want ROOT at gs://…), `--jobs` of them at a time.
+
 ROOT/table.md, .json, .csv and .tex have every run beside the Zero Shot of the same
 seed, wherever in the grid that was run (a config with "zero_shot" among its methods),
 and the means over the seeds. SD, LD and # Skills are of equally many questions in the
@@ -23,6 +26,7 @@ import datetime
 import inspect
 import json
 import pathlib
+import re
 import runpy
 import shlex
 import signal
@@ -33,9 +37,10 @@ from typing import NamedTuple
 
 import ml_collections
 from absl import app, flags, logging
+from etils import epath
 
-from launch._flags import OVERRIDE, parse_own_flags, resolve
-from launch._flags import overrides as overrides_of
+from launch._flags import OVERRIDE as _OVERRIDE
+from launch._flags import parse_own_flags, resolve
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "ROOT of the runs.", required=True)
 _CONFIGS = flags.DEFINE_list("configs", [], "configs/NAME.py[:arg], comma-separated.")
@@ -56,6 +61,12 @@ _WORLD = flags.DEFINE_string(
 _JOBS = flags.DEFINE_integer("jobs", 1, "Runs at the same time.", lower_bound=1)
 flags.DEFINE_alias("parallel", "jobs")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only print the commands.")
+_LAUNCHER = flags.DEFINE_enum(
+  "launcher", "local", ["local", "slurm", "gke", "tpu_pod"], "What each run is made by."
+)
+_LAUNCHER_FLAGS = flags.DEFINE_string(
+  "launcher_flags", "", "Its own, as one string; --name is given by the sweep."
+)
 _TABLE_ONLY = flags.DEFINE_bool("table_only", False, "Only make the tables anew.")
 
 
@@ -72,7 +83,7 @@ class Arm(NamedTuple):
 
   name: str
   seed: int
-  workdir: pathlib.Path
+  workdir: epath.Path
   command: list[str]
   config: ml_collections.ConfigDict
 
@@ -81,7 +92,7 @@ class Arm(NamedTuple):
 
   @property
   def finished(self) -> bool:
-    return (self.workdir / "metrics.json").is_file()
+    return (self.workdir / "metrics.json").exists()
 
 
 # What a grid may say beside its configs, their world and the seeds; see `make_table`.
@@ -132,27 +143,37 @@ def _name(path: str) -> str:
 
 
 def make_arms(
-  root: pathlib.Path,
+  root: epath.Path,
   configs: list[tuple[str, str]],
   seeds: list[int],
   overrides: list[str],
 ) -> list[Arm]:
   """All runs of the grid: the configs in their order, each with all seeds."""
   for override in overrides:
-    if "=" not in override or override.startswith(f"{OVERRIDE}seed="):
+    if "=" not in override or override.startswith(f"{_OVERRIDE}seed="):
       raise SystemExit(f"error: {override}: --config.key=value, and seeds by --seeds")
   arms = []
   for name, path in configs:
     for seed in seeds:
       folder = root / name / f"seed-{seed}"
-      keys = [f"{OVERRIDE}seed={seed}", *overrides]
-      discover = [sys.executable, "-m", "launch.discover"]
+      keys = [f"{_OVERRIDE}seed={seed}", *overrides]
+      discover = _launcher(name, seed)
       command = [*discover, f"--config={path}", f"--workdir={folder}", *keys]
       arms.append(Arm(name, seed, folder, command, resolve(path, keys)))
   twice = [k for k, n in collections.Counter(a.workdir for a in arms).items() if n > 1]
   if twice:
     raise SystemExit(f"error: two runs of the grid have the same workdir {twice[0]}")
   return arms
+
+
+def _launcher(name: str, seed: int) -> list[str]:
+  """The command that makes one run and ends when the run has ended."""
+  if _LAUNCHER.value == "local":
+    return [sys.executable, "-m", "launch.discover"]
+  # A name for clouds and clusters: small letters, digits, hyphens.
+  row = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:30]
+  own = [f"--name=fmd-{row}-{seed}", *shlex.split(_LAUNCHER_FLAGS.value)]
+  return [sys.executable, "-m", f"launch.{_LAUNCHER.value}", *own]
 
 
 def check_finished(arm: Arm) -> None:
@@ -222,12 +243,14 @@ def _cost(arms: list[Arm]) -> str:
 
 
 def _log(arm: Arm) -> pathlib.Path:
-  return arm.workdir / "discover.log"
+  if "://" in str(arm.workdir):  # the output of what runs here stays here
+    return pathlib.Path("runs", "sweep", arm.name, f"seed-{arm.seed}", "discover.log")
+  return pathlib.Path(arm.workdir / "discover.log")
 
 
 def _start(head: str, arm: Arm) -> subprocess.Popen:
   print(f"{head} started; its output: {_log(arm)}", flush=True)
-  arm.workdir.mkdir(parents=True, exist_ok=True)
+  _log(arm).parent.mkdir(parents=True, exist_ok=True)
   with open(_log(arm), "ab") as out:
     return subprocess.Popen(arm.command, stdout=out, stderr=subprocess.STDOUT)
 
@@ -241,7 +264,7 @@ def _last_line(log: pathlib.Path) -> str:
   return next((line for line in reversed(lines) if line.strip()), "no output")
 
 
-def write_tables(root: pathlib.Path, arms: list[Arm], options: dict) -> None:
+def write_tables(root: epath.Path, arms: list[Arm], options: dict) -> None:
   """Measures the finished runs and writes the three tables; prints the first."""
   from fmd_jax.metrics import grid, layout
   from fmd_jax.records.files import write_atomic
@@ -274,7 +297,7 @@ def write_tables(root: pathlib.Path, arms: list[Arm], options: dict) -> None:
 
 
 def main(argv: list[str]) -> None:
-  overrides = overrides_of(argv[1:])
+  overrides = [argument for argument in argv[1:] if argument.startswith(_OVERRIDE)]
   if len(argv) > 1 + len(overrides):
     unknown = [argument for argument in argv[1:] if argument not in overrides]
     raise app.UsageError(f"unknown arguments: {' '.join(unknown)}")
@@ -282,7 +305,7 @@ def main(argv: list[str]) -> None:
   # As an exception, which ends the run under way too.
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda number, _: sys.exit(128 + number))
-  root = pathlib.Path(_WORKDIR.value)
+  root = epath.Path(_WORKDIR.value)
   configs, seeds, options = read_grid()
   arms = make_arms(root, configs, seeds, overrides)
   failed = []

@@ -76,7 +76,7 @@ def grid(tmp_path):
     methods = ("zero_shot", "grpo") if name == "full" else ("grpo",)
     (tmp_path / f"{name}.py").write_text(
       "from configs import quickstart\n\n\n"
-      "def get_config():\n"
+      "def get_config(row=None):\n"
       "  c = quickstart.get_config()\n"
       f"  c.methods = {methods}\n"
       f"  c.roles.embedder = 'scripted://{tmp_path}/embed.py:vector'\n"
@@ -136,6 +136,26 @@ def test_dry_run_prints_what_would_be_run_and_does_nothing(grid):
     for seed in (0, 3)
   ]
   assert not (grid / "runs").exists()
+
+
+def test_runs_elsewhere(grid):
+  """Each by the launcher, under a name that clouds take, with its flags and ours."""
+  run = sweep(
+    grid,
+    "--configs=full.py,bare.py:x_Y",
+    "--launcher=tpu_pod",
+    "--launcher_flags=--zone=z --setup='a b'",
+    "--dry_run",
+    "--config.steps=3",
+  )
+  assert run.returncode == 0, run.stderr
+  first, second = [shlex.split(line) for line in run.stdout.splitlines()]
+  assert first[1:] == [
+    *("-m", "launch.tpu_pod", "--name=fmd-full-0", "--zone=z", "--setup=a b"),
+    *("--config=full.py", "--workdir=runs/full/seed-0", "--config.seed=0"),
+    "--config.steps=3",
+  ]
+  assert second[3] == "--name=fmd-x-y-0"
 
 
 def test_a_crash_ends_its_arm_only_and_the_next_call_goes_on(grid):

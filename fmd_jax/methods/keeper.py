@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
@@ -60,7 +61,12 @@ class Keeper:
       return Kept(0, state, banks, {})
     saved = self._checkpoints.restore(moving(state), accept=self._accept)
     logging.info("going on from the checkpoint of step %d", saved.step)
-    state = state._replace(**saved.state)
+    kept = saved.state
+    if self._run.agent.mesh.size == 1:
+      # On no device in particular, as the first state: else the update of a resumed run
+      # is another program, compiled once more.
+      kept = jax.tree.map(lambda x: jnp.array(np.asarray(x)), kept)
+    state = state._replace(**kept)
     banks = rewards.Banks.from_state(saved.arrays, saved.meta["banks"])
     flying = {
       name.removeprefix(_FLYING): value
