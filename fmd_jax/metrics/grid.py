@@ -240,7 +240,9 @@ def _diversities(runs, vectors) -> tuple[list[dict[str, Any]], int | None]:
     measures = {"sd": sd, "ld": ld}
     if "skills" in run.rows:
       own = run.rows.loc[flags(run.rows)["valid"], "skills"].tolist()
-      measures["skills"] = lambda at, own=own: n_skills([own[i] or () for i in at])
+      measures["skills"] = lambda at, own=own: float(
+        n_skills([_of(own[i]) for i in at])
+      )
     measured = {
       name: rarefied(measure, len(questions), common, seed=run.seed)
       for name, measure in measures.items()
@@ -249,13 +251,18 @@ def _diversities(runs, vectors) -> tuple[list[dict[str, Any]], int | None]:
   return out, common or None
 
 
+def _of(skills: Any) -> Sequence[str]:
+  """The skills of a question, none where they are not known."""
+  return () if skills is None or isinstance(skills, float) else skills
+
+
 def _numbers(runs, diversities, place: int, reference: str | None) -> dict[str, Any]:
   """The numbers of one run, from "valid" on; `runs` are those of its protocol."""
   run, own = runs[place], diversities[place]
   found = rates(run.rows, seed=run.seed)
   cells = {name: _cell(*found[name][:3]) for name in ("qvr", "fdr")}
   cells |= {name: _cell(own[name]) for name in ("sd", "ld", "skills") if name in own}
-  cells["failures"] = _cell(distinct_failures(run.rows))
+  cells["failures"] = _cell(float(distinct_failures(run.rows)))
   if run.calls:
     per_call = 1000 * cells["failures"]["value"] / run.calls
     cells["failures_per_1000"] = _cell(per_call)

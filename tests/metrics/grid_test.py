@@ -67,7 +67,7 @@ def test_one_arm_beside_zero_shot():
   want |= {"sd_ratio": 0.5, "ld": 0.5, "ld_ratio": 0.5}
   for name, value in want.items():
     assert bare[name]["value"] == pytest.approx(value), name
-  want = {"qvr": 0.75, "fdr": 1 / 3, "sd": 4, "ld": 1}
+  want = {"qvr": 0.75, "fdr": 1 / 3, "sd": 4, "ld": 1, "failures": 2}
   for name in grid.METRICS:
     assert base[name]["value"] == (pytest.approx(want[name]) if name in want else None)
   assert (bare["questions"], bare["valid"], base["valid"]) == (8, 4, 6)
@@ -188,7 +188,9 @@ def test_long_and_markdown():
   assert math.isnan(line["paper"])
   text = layout.markdown(table)
   lines = text.splitlines()
-  assert lines[0] == "## during, mean over seeds (SD and LD of 4 valid questions)"
+  assert (
+    lines[0] == "## during, mean over seeds (SD, LD, # Skills of 4 valid questions)"
+  )
   # A column that nothing is known of is left out.
   assert "precision" not in text
   head = [cell.strip() for cell in lines[2].strip("|").split("|")]
