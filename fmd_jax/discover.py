@@ -313,7 +313,7 @@ def table(metrics: dict) -> str:
         text.append(
           f"FDR of {method} / zero_shot, {protocol}: {ratio['value']:.2f}{bounds}"
         )
-  return "\n".join(text)
+  return "\n".join([*text, *_calibration(metrics)])
 
 
 def costs(workdir: epath.PathLike, metrics: dict) -> str:
@@ -325,9 +325,10 @@ def costs(workdir: epath.PathLike, metrics: dict) -> str:
   for method in (name for name in metrics["methods"] if name in spent):
     own = spent[method]
     cells = [f"{own[name]:,.0f}" if name in own else "-" for name in names]
-    found = metrics["methods"][method]["during"]["failures"]["distinct"]
-    calls = own.get("verifier_calls")
-    rate = f"{1000 * found / calls:.1f}" if calls else "-"
+    during = metrics["methods"][method]["during"]
+    found = during["failures"]["distinct"]
+    rate = during["distinct_per_1000_verifier_calls"]
+    rate = "-" if rate is None else f"{rate:.1f}"
     lines.append((method, *cells, f"{found:,}", rate))
   return _aligned(lines) if len(lines) > 1 else ""
 
@@ -339,6 +340,24 @@ def _aligned(lines: list[tuple[str, ...]]) -> str:
     for line in lines
   )
   return "\n".join(row.rstrip() for row in rows)
+
+
+def _calibration(metrics: dict) -> list[str]:
+  """The rates without the judge's errors, or that nobody has measured these."""
+  lines, states = [], set()
+  for method, protocols in metrics["methods"].items():
+    for protocol, m in protocols.items():
+      states.add(m["calibration"])
+      if m["corrected"]:
+        known = m["corrected"]
+        found = f"QVR {_rate(known['qvr'])}, FDR {_rate(known['fdr'])}"
+        lines.append(
+          f"{method}, {protocol}, without the judge's errors: "
+          + (known["reason"] or found)
+        )
+  if "uncalibrated" in states:
+    lines.append("The rates are uncalibrated: nobody has measured the judge's errors.")
+  return lines
 
 
 def _bounds(estimate: dict) -> str:

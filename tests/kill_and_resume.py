@@ -51,7 +51,7 @@ def done(workdir: pathlib.Path) -> int:
   """How far a run is: the shards and the parts of evaluations that are there."""
   shards = workdir.glob("records/*/*.parquet")
   return sum(1 for _ in shards) + sum(
-    1 for _ in workdir.glob("evaluations/verdicts/*/*.json")
+    1 for _ in workdir.glob("evaluations/verdicts/*/*.parquet")
   )
 
 

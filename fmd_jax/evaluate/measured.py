@@ -13,6 +13,7 @@ from fmd_jax.evaluate.census import shipped_census
 from fmd_jax.evaluate.judged import EXACT
 from fmd_jax.inference import Embedder
 from fmd_jax.records.files import write_atomic
+from fmd_jax.records.measurements import totals
 
 PROTOCOLS = {"during": "train", "after": "heldout"}
 BASELINE = "zero_shot"
@@ -42,7 +43,8 @@ def measure(workdir: epath.PathLike, embedder: Embedder, seed: int) -> dict[str,
   Returns:
     "evaluation": who judged how many of how many questions, and where skills come from;
     "methods": method -> protocol -> `metrics.summarise`, with "planted" and
-    "distinct_per_1000_verifier_calls" (None of a sample: it holds fewer repeats);
+    "distinct_per_1000_verifier_calls" (while training; None of a sample, which holds
+    fewer repeats, and where nobody counted);
     "comparison": method -> protocol -> FDR and QVR against Zero Shot; "pairs": the same
     of every two methods, with their skills, p-values adjusted over these.
   """
@@ -60,7 +62,7 @@ def measure(workdir: epath.PathLike, embedder: Embedder, seed: int) -> dict[str,
     "comparison": {},
     "pairs": [],
   }
-  census = shipped_census(workdir)
+  census, spent = shipped_census(workdir), totals(workdir, "budget")
   for protocol in PROTOCOLS:
     own = {m: t for (p, m), t in tables.items() if p == protocol}
     valid = {m: t.loc[metrics.flags(t)["valid"], "question"] for m, t in own.items()}
@@ -74,7 +76,11 @@ def measure(workdir: epath.PathLike, embedder: Embedder, seed: int) -> dict[str,
       summary = metrics.summarise(table, vectors, common_n=fewest or None, seed=seed)
       summary["planted"] = planted[method]
       summary |= _calibrated(table, judges, seed)
-      summary["distinct_per_1000_verifier_calls"] = _per_1000(table, evaluation)
+      summary["distinct_per_1000_verifier_calls"] = None
+      if protocol == "during":
+        found = summary["failures"]["distinct"]
+        rate = _per_1000(found, evaluation, spent.get(method, {}))
+        summary["distinct_per_1000_verifier_calls"] = rate
       result["methods"].setdefault(method, {})[protocol] = summary
     for a, b in _pairs(list(own)):
       found = _compared(own[a], own[b], judges, seed)
@@ -128,12 +134,12 @@ def _statement(workdir, tables) -> dict[str, Any]:
   return known | {"evaluators": sorted(judges)}
 
 
-def _per_1000(table: pd.DataFrame, evaluation: dict[str, Any]) -> float | None:
-  """The verifier is called about each question that has an answer."""
-  calls = int((table["question"].ne("") & table["answer"].notna()).sum())
+def _per_1000(found: int, evaluation, spent: dict[str, float]) -> float | None:
+  """Distinct failures for the calls that measurements.jsonl counts."""
+  calls = spent.get("verifier_calls")
   if evaluation["sample"] or not calls:
     return None
-  return 1000 * metrics.distinct_failures(table) / calls
+  return 1000 * found / calls
 
 
 def _pairs(methods: list[str]) -> list[tuple[str, str]]:

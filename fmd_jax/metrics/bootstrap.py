@@ -110,7 +110,8 @@ def wilson(rate: float, n: float, level: float = LEVEL) -> tuple[float, float]:
   z = statistics.NormalDist().inv_cdf(0.5 + level / 2.0)
   centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
   half = z / (1 + z * z / n) * (rate * (1 - rate) / n + z * z / (4 * n * n)) ** 0.5
-  return max(0.0, centre - half), min(1.0, centre + half)
+  # The rate is in it: at 0 and 1 rounding would leave it out.
+  return max(0.0, min(rate, centre - half)), min(1.0, max(rate, centre + half))
 
 
 def ratio_estimates(

@@ -85,7 +85,7 @@ def _votes(labels: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
   for name in ("valid", "correct"):
     bad = labels.loc[labels[name].notna() & ~labels[name].isin([0, 1]), name]
     if len(bad):
-      raise ValueError(f"a label's {name} is {bad.iloc[0]!r}; it can be 1, 0 or empty")
+      raise ValueError(f"a label's {name} is {bad.iloc[0]}; it can be 1, 0 or empty")
   twice = labels[labels.duplicated([*KEY, "rater"])]
   if len(twice):
     first = twice.iloc[0]

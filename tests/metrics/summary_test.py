@@ -33,7 +33,8 @@ def test_summary_holds_the_parts():
   assert out["failures"]["rows"] == out["fdr"]["count"]
   assert out["failures"]["distinct"] == metrics.distinct_failures(df)
   assert out["skills"]["coverage"] == metrics.skill_coverage(valid["skills"].tolist())
-  assert out["skills"]["count"] == len(out["skills"]["table"]) == 5
+  assert out["skills"]["count"] == 5
+  assert all(own["n"] > 100 for own in out["skills"]["table"])
   for part in ("sd", "ld", "skills"):
     assert out[part]["common_n"] == 50
     assert out[part]["rarefied"] is not None
