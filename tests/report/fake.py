@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pathlib
+import re
 
 import numpy as np
 import pandas as pd
@@ -190,3 +191,24 @@ def make_taxonomy(folder):
   (folder / "taxonomy").mkdir()
   for name, table in tables.items():
     records.write_parquet(folder / "taxonomy" / f"{name}.parquet", table)
+
+
+def content(path):
+  """What a page gives its browser of failures."""
+  with open(path, encoding="utf-8") as file:
+    text = file.read()
+  (found,) = re.findall(
+    r'<script type="application/json" id="data">(.*?)</script', text
+  )
+  return json.loads(found)
+
+
+def expected(rows):
+  """The distinct failures by a plain loop: (method, image, question) -> times, step."""
+  found = {}
+  for row in rows.sort_values("step", kind="stable").to_dict("records"):
+    if row["status"] == "ok" and row["valid"] is True and row["correct"] is False:
+      key = row["method"], row["image_id"], row["question"]
+      times, step = found.get(key, (0, row["step"]))
+      found[key] = times + 1, step
+  return found
