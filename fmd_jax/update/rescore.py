@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from fmd_jax.models import scoring
+from fmd_jax.models.axes import Array
 from fmd_jax.rl import losses
 from fmd_jax.update.batch import TrainBatch
 
@@ -18,7 +19,7 @@ from fmd_jax.update.batch import TrainBatch
 def make_rescore_fn(
   graphdef: nnx.GraphDef, *, temperature: float, allowed_tokens: np.ndarray
 ) -> Callable[[Any, TrainBatch], TrainBatch]:
-  """Makes the jitted scorer for a batch that an older policy sampled.
+  """Makes the scorer for a batch that an older policy sampled.
 
   Args:
     graphdef: from `nnx.split(model)`.
@@ -32,7 +33,8 @@ def make_rescore_fn(
   """
   allowed_tokens = np.asarray(allowed_tokens, bool)
 
-  def rescore(params: Any, batch: TrainBatch) -> TrainBatch:
+  @jax.jit
+  def score(params: Any, batch: TrainBatch) -> tuple[Array, Array]:
     model = nnx.merge(graphdef, *params)
     features = batch.image_features
     if features is None:
@@ -46,7 +48,10 @@ def make_rescore_fn(
       allowed_tokens,
       temperature=temperature,
     )
-    weights = losses.stale_weights(old, batch.old_logprobs)
+    return old, losses.stale_weights(old, batch.old_logprobs)
+
+  def rescore(params: Any, batch: TrainBatch) -> TrainBatch:
+    old, weights = score(params, batch)
     return batch._replace(old_logprobs=old, token_weights=weights)
 
-  return jax.jit(rescore)
+  return rescore
