@@ -74,7 +74,7 @@ def test_the_request_as_the_endpoint_sees_it(kind, engine, server):
     assert body["systemInstruction"]["parts"] == [{"text": "Be short."}]
     image, text = body["contents"][0]["parts"]
     inline = image["inlineData"]
-    assert inline["data"] == data
+    assert base64.urlsafe_b64decode(inline["data"]) == PNG
     # The client spells it so; protobuf's JSON knows both.
     assert inline.get("mimeType", inline.get("mime_type")) == "image/png"
     assert text == {"text": "What is it?"}
