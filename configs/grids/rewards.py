@@ -1,6 +1,6 @@
 """Question: what does each part of the reward do? The rows of `ablations`, three seeds.
 
-    python -m launch.sweep --workdir DIR --grid configs/grids/rewards.py [--jobs 2]
+    python -m launch.sweep --workdir DIR --grid configs/grids/rewards.py --jobs 2
 
 36 runs of about 4 minutes on a core; Zero Shot, of the `default` runs, is the same for
 all rows. The paper's numbers are of Qwen2.5-VL-3B on COCO, these of tiny models on tiny
