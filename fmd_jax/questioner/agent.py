@@ -185,7 +185,7 @@ class Agent:
       for group, ns in zip(*self.tokens(samples), strict=True)
     ]
 
-  def spent(self, samples: Samples) -> dict[str, float]:
+  def spent(self, samples: Samples) -> dict[str, int]:
     """`budget/questioner_tokens`, those of this process's responses."""
     return {"budget/questioner_tokens": int(self.tokens(samples)[1].sum())}
 
