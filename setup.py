@@ -54,7 +54,7 @@ ANALYSIS = [
   "torch==2.13.0",
   "umap-learn",
 ]
-DATA = ["datasets>=5.2", "tensorflow-datasets>=4.9.10"]
+DATA = ["datasets>=5.2", "huggingface_hub", "tensorflow-datasets>=4.9.10"]
 # datasets and gcsfs have one version of fsspec in common.
 GCS = ["gcsfs", "fsspec==2026.9.0"]
 TPU = ["libtpu; sys_platform == 'linux'"]
@@ -64,6 +64,7 @@ DEV = [
   "hypothesis",
   "ipykernel",
   "krippendorff",  # the tests' reference, as statsmodels
+  "kubeflow-trainer-api",  # the published schema of a JobSet
   "nbclient",
   "pytest",
   "pytest-timeout",

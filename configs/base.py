@@ -12,15 +12,17 @@ PRICED = ("questioner", "answerer", "verifier", "evaluator", "annotator", "namer
 def get_config() -> ml_collections.ConfigDict:
   c = ml_collections.ConfigDict()
   c.seed = 0  # of everything random
-  # Methods to run one after another in one workdir.
+  # Methods to run one after another in one workdir: zero_shot, sft, conme,
+  # expert_iteration, grpo (the paper's RL), sft_then_grpo (RL+SFT).
   c.methods = ("zero_shot", "grpo")
-  c.steps = 1000  # update steps; zero_shot asks as many questions, without updates
+  c.steps = 1000  # GRPO's updates; every other method asks as many questions
   c.images_per_step = 16  # B
   c.group_size = 8  # G: responses per image
   c.questions_per_image = 2  # K: questions per response
 
   c.data = ml_collections.ConfigDict()
-  # testbed://?split=train&size=256&seed=0, or folder:///path?limit=1000
+  # testbed://?split=train&size=256&seed=0, folder:///path?limit=1000, jsonl:///file,
+  # hf:///folder, tfds://coco/2017?split=train&limit=1000&seed=0: see data/sources.py
   c.data.train = "testbed://?split=train&size=256"
   # Images that training never sees, for the final policy.
   c.data.heldout = "testbed://?split=heldout&size=64"
@@ -31,7 +33,8 @@ def get_config() -> ml_collections.ConfigDict:
   # Models, each named by one string: hf:///folder, grpc://host:port/role, oracle://,
   # scripted:///file.py:function; hf://testbed/… is a checkpoint of this package.
   c.roles = ml_collections.ConfigDict()
-  c.roles.questioner = "hf://testbed/questioner"  # trained; must be a folder
+  # A folder where it is trained; zero_shot and conme take any model.
+  c.roles.questioner = "hf://testbed/questioner"
   c.roles.answerer = "hf://testbed/answerer"  # the model whose failures are sought
   c.roles.verifier = "oracle://"  # judges while training: makes the reward
   c.roles.evaluator = "oracle://"  # judges afterwards: makes the numbers
@@ -135,6 +138,26 @@ def get_config() -> ml_collections.ConfigDict:
   # Most tokens computed at once, padding included: the step is cut into as few parts
   # as that allows, and gradients are summed. 0: the step is one.
   c.grpo.microbatch_tokens = 0
+
+  c.sft = ml_collections.ConfigDict()
+  # What other people found: specs of `data.open_corpus`, joined. On the testbed the
+  # failures of another answerer; failures:///workdir are those of a run.
+  c.sft.corpus = ("failures://testbed/answerer_other",)
+  # Whether sets may be used whose licence forbids commercial use, or is not stated.
+  c.sft.allow_noncommercial = False
+  # Each image this often, with as many questions as group_size responses hold.
+  c.sft.epochs = 2.0
+  c.sft.learning_rate = 1e-5  # the peak; it falls as optimizer.end_scale says
+
+  c.expert_iteration = ml_collections.ConfigDict()
+  c.expert_iteration.rounds = 5  # of asking and learning; they share `steps`
+  c.expert_iteration.epochs = 3.0  # over a round's failures, as sft.epochs
+  c.expert_iteration.learning_rate = 1e-5  # constant after the warm-up
+
+  c.conme = ml_collections.ConfigDict()
+  # Questioner and answerer describe each image first, and questions are about what
+  # the answerer left out. Off: the first turn is asked as Zero Shot asks.
+  c.conme.describe = True
 
   # Norms, rotations, softmax, log-probs, gradients and optimiser are always in fp32.
   c.precision = ml_collections.ConfigDict()

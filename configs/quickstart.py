@@ -28,4 +28,8 @@ def get_config():
   c.grpo.beta = 0.02
   c.optimizer.learning_rate = 2.5e-4
   c.optimizer.end_scale = 0.2
+  c.sft.learning_rate = 2.5e-4
+  c.expert_iteration.learning_rate = 2.5e-4
+  # The tiny models know their own prompts only: they can't describe.
+  c.conme.describe = False
   return c

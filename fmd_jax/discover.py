@@ -4,7 +4,6 @@ manifest -> sidecar -> methods, one after another -> evaluation -> metrics
 """
 
 import contextlib
-import functools
 import os
 import tempfile
 from collections.abc import Iterator
@@ -13,19 +12,17 @@ import ml_collections
 from absl import logging
 from etils import epath
 
-from fmd_jax import data, hosts, inference, prompts, records, rl, rollout, sharding
+from fmd_jax import data, hosts, inference, prompts, records, rollout
 from fmd_jax.evaluate import evaluate, make_plan, measure
 from fmd_jax.inference.engines import hf
-from fmd_jax.methods import grpo, training, zero_shot
+from fmd_jax.methods import training
+from fmd_jax.methods.checks import METHODS, check
 from fmd_jax.methods.run import Run
-from fmd_jax.models.layers import REMAT
-from fmd_jax.questioner.agent import Agent
 from fmd_jax.records import mirror
 from fmd_jax.records.files import is_remote
 from fmd_jax.sidecar import process
 from fmd_jax.stopping import Stop
 
-METHODS = {module.NAME: module.run for module in (zero_shot, grpo)}
 PRICED = ("questioner", "answerer", "verifier", "evaluator", "annotator", "namer")
 # What a resumed run may change: it goes on, so it may go further.
 _MAY_DIFFER = (
@@ -58,69 +55,7 @@ _MAY_DIFFER = (
   "taxonomy.label_duplicate",
   "watch.wandb",
 )
-_PRECISIONS = ("float32", "bfloat16")
-# Keys whose values are names of something.
-_NAMED = {
-  "advantage.credit": grpo.CREDIT,
-  "advantage.scale": rl.SCALES,
-  "grpo.kl": rl.KL,
-  "grpo.loss": rl.LOSSES,
-  "model.remat": REMAT,
-  "precision.compute": _PRECISIONS,
-  "precision.frozen": _PRECISIONS,
-}
 ASKED = ("answerer", "verifier", "evaluator", "embedder")
-
-
-def check(config: ml_collections.ConfigDict) -> None:
-  """Refuses what can't work, before anything is started.
-
-  Raises:
-    ValueError: names the key, the bad value and the cure.
-  """
-  mirror.check(config.watch.wandb)
-  unknown = [m for m in config.methods if m not in METHODS]
-  if unknown or not config.methods:
-    raise ValueError(
-      f"config.methods has {unknown or 'nothing'}; available: {', '.join(METHODS)}"
-    )
-  if config.sampling.temperature != 1.0 and "grpo" in config.methods:
-    raise ValueError(
-      f"config.sampling.temperature is {config.sampling.temperature}; GRPO trains the "
-      "distribution that it samples from: set it to 1.0"
-    )
-  for key, known in _NAMED.items():
-    if config[key] not in known:
-      raise ValueError(
-        f"config.{key} is {config[key]!r}; available: {', '.join(known)}"
-      )
-  if config.grpo.loss == "dr_grpo" and config.advantage.scale != "none":
-    raise ValueError(
-      "config.grpo.loss is dr_grpo, whose advantages are not divided by the std: set "
-      "config.advantage.scale to 'none'"
-    )
-  if config.grpo.loss == "cispo" and config.grpo.clip_high < 1:
-    raise ValueError(
-      f"config.grpo.clip_high is {config.grpo.clip_high}; cispo bounds the ratio "
-      "itself by it: set it above 1, to 5.0 for one"
-    )
-  if config.lora.rank and not config.lora.targets:
-    raise ValueError("config.lora.rank is set and config.lora.targets is empty")
-  for key in ("data.workers", "data.cache_mb"):
-    if config[key] < 0:
-      raise ValueError(f"config.{key} is {config[key]}; it must be at least 0")
-  if config.rollout.staleness not in (0, 1):
-    raise ValueError(
-      f"config.rollout.staleness is {config.rollout.staleness}; it can be 0 or 1"
-    )
-  if config.images_per_step % hosts.count():
-    raise ValueError(
-      f"config.images_per_step is {config.images_per_step}, which does not split over "
-      f"{hosts.count()} processes"
-    )
-  for key in ("steps", "images_per_step", "group_size", "questions_per_image"):
-    if config[key] < 1:
-      raise ValueError(f"config.{key} is {config[key]}; it must be at least 1")
 
 
 @contextlib.contextmanager
@@ -135,13 +70,7 @@ def serve_roles(
   specs = {name: config.roles[name] for name in names}
   local = {name: s for name, s in specs.items() if not inference.is_remote(s)}
   threads = config.sidecar.threads or os.cpu_count()
-  ledger = inference.Ledger(
-    workdir / "spending.json",
-    calls=config.budget.calls,
-    usd=config.budget.usd,
-    prices=config.budget.prices.to_dict(),
-  )
-  kept = str(workdir / config.cache.folder) if config.cache.folder else ""
+  ledger = _ledger(config, workdir)
   with contextlib.ExitStack() as stack:
     check_alive = None
     if config.sidecar.address:
@@ -154,7 +83,7 @@ def serve_roles(
           local,
           log=_log(stack, workdir),
           threads=threads,
-          cache_folder=kept,
+          cache_folder=_replies(config, workdir),
           cache_gb=config.cache.gb,
         )
       )
@@ -173,6 +102,30 @@ def serve_roles(
     }
 
 
+def _ledger(
+  config: ml_collections.ConfigDict, workdir: epath.PathLike
+) -> inference.Ledger:
+  """What this process spends; several have equal parts of the budget."""
+  name = f"spending-{hosts.index()}.json" if hosts.index() else "spending.json"
+  # An odd call more is nobody's; at least one, because 0 is no limit.
+  calls = max(config.budget.calls // hosts.count(), 1) if config.budget.calls else 0
+  return inference.Ledger(
+    epath.Path(workdir) / name,
+    calls=calls,
+    usd=config.budget.usd / hosts.count(),
+    prices=config.budget.prices.to_dict(),
+  )
+
+
+def _replies(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> str:
+  """Where this process keeps replies; "" keeps none: a database needs a local disk."""
+  folder = config.cache.folder
+  if not folder or (is_remote(workdir) and not os.path.isabs(folder)):
+    return ""
+  own = f"-{hosts.index()}" if hosts.index() else ""
+  return os.path.join(os.fspath(workdir), folder + own)
+
+
 def _log(stack: contextlib.ExitStack, workdir: epath.Path) -> str:
   """Where this process's sidecar writes its log: a file of this machine."""
   name = f"sidecar-{hosts.index()}.log" if hosts.index() else "sidecar.log"
@@ -182,18 +135,61 @@ def _log(stack: contextlib.ExitStack, workdir: epath.Path) -> str:
   return os.path.join(folder, name)
 
 
-def questioner_folder(spec: str) -> str:
-  """The checkpoint folder of a trainable questioner.
+def _identities(models: dict, folder: str | None, spec: str) -> dict[str, str]:
+  """The run's models by role, as the first process has them.
+
+  The questioner is one of the models, or what `spec` names and lies in `folder`.
 
   Raises:
-    ValueError: the spec doesn't name a folder.
+    ValueError: another process has others.
   """
-  if not spec.startswith("hf://"):
-    raise ValueError(
-      f"config.roles.questioner is {spec!r}: a questioner that is trained must be a "
-      "checkpoint folder, hf:///path/to/folder"
-    )
-  return inference.checkpoint_folder(spec)
+  own = {name: inference.identity(model) for name, model in models.items()}
+  first, *others = hosts.together(lambda: own)
+  for i, there in enumerate(others, 1):
+    for name in there:
+      if there[name] != first[name]:
+        raise ValueError(
+          f"the {name} of process {i} is {there[name]}, that of process 0 is "
+          f"{first[name]}: start their sidecars with the same models"
+        )
+  if folder is None:
+    return first
+  # Only one of them reads all of a checkpoint.
+  revision = hosts.from_first(lambda: hf.revision(folder))
+  return {"questioner": f"{spec}@{revision}", **first}
+
+
+def open_images(
+  config: ml_collections.ConfigDict,
+) -> tuple[dict[str, data.Source], dict[str, dict]]:
+  """Opens the images to train on and the unseen ones, and says what was left out.
+
+  Returns:
+    "train" and "heldout" -> the source, and what the manifest says of it.
+
+  Raises:
+    ValueError: a spec can't work, or processes see different images: each would take
+      its part of another order.
+  """
+  sources: dict[str, data.Source] = {}
+
+  def open_all() -> dict[str, dict]:
+    sources["train"] = data.open(config.data.train)
+    sources["heldout"] = data.open(config.data.heldout)
+    return {use: data.describe(source) for use, source in sources.items()}
+
+  images, *others = hosts.together(open_all)
+  for index, other in enumerate(others, 1):
+    if other != images:
+      raise ValueError(
+        f"process {index} sees other images than process 0: {other} there, {images} "
+        "here; give them all the same files"
+      )
+  for use, said in images.items():
+    for line in said["skipped_named"]:
+      logging.warning("%s images: skipped %s", use, line)
+    logging.info("%(images)d images of %(source)s; %(skipped)d skipped", said)
+  return sources, images
 
 
 def discover(
@@ -222,29 +218,21 @@ def discover(
   hosts.from_first(lambda: records.check_config(workdir, config.to_dict(), _MAY_DIFFER))
 
   # ---- images and questioner -------------------------------------------------------
-  train, heldout = data.open(config.data.train), data.open(config.data.heldout)
-  for source in (train, heldout):
-    for skipped in source.skipped:
-      logging.warning("skipped %s: %s", skipped.path, skipped.reason)
-  folder = questioner_folder(config.roles.questioner)
-  agent = Agent(
-    folder,
-    questions=config.questions_per_image,
-    group_size=config.group_size,
-    max_new_tokens=config.sampling.max_new_tokens,
-    temperature=config.sampling.temperature,
-    mesh=sharding.make_mesh(**config.sharding),
-    gather=config.sampling.gather,
-    adapt=functools.partial(training.adapted, config),
-  )
+  sources, images = open_images(config)
+  agent, folder, asked = None, None, ASKED
+  if config.roles.questioner.startswith("hf://"):
+    folder = inference.checkpoint_folder(config.roles.questioner)
+    agent = training.make_agent(config, folder)
+  else:
+    asked = (*ASKED, "questioner")
 
   workers = data.Workers(config.data.workers, config.data.cache_mb)
-  with workers, serve_roles(config, workdir, ASKED) as models:
-    questioner = hosts.from_first(lambda: hf.revision(folder))
-    identities = {
-      "questioner": f"{config.roles.questioner}@{questioner}",
-      **{name: inference.identity(model) for name, model in models.items()},
-    }
+  # The first process alone evaluates.
+  asked = tuple(name for name in asked if name != "evaluator" or not hosts.index())
+  with workers, serve_roles(config, workdir, asked) as models:
+    identities = _identities(models, folder, config.roles.questioner)
+    if agent is None:
+      agent = training.make_remote_agent(config, models["questioner"])
     manifest = hosts.from_first(
       lambda: records.write_manifest(
         workdir,
@@ -252,6 +240,7 @@ def discover(
         seeds={"config.seed": config.seed},
         models=identities,
         prompts={role: prompts.version(role) for role in prompts.ROLES},
+        data=images,
         may_differ=_MAY_DIFFER,
       )
     )
@@ -262,8 +251,8 @@ def discover(
       manifest["run_id"],
       agent,
       roles,
-      train,
-      heldout,
+      sources["train"],
+      sources["heldout"],
       workers,
       stop or Stop(),
       identities,
@@ -315,11 +304,7 @@ def table(metrics: dict) -> str:
           "-" if skills["rarefied"] is None else f"{skills['rarefied']:.0f}",
         )
       )
-  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-  text = [
-    "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True))
-    for line in lines
-  ]
+  text = [_aligned(lines)]
   for method, protocols in metrics["comparison"].items():
     for protocol, rates in protocols.items():
       ratio = rates["fdr"]["ratio"]
@@ -328,7 +313,32 @@ def table(metrics: dict) -> str:
         text.append(
           f"FDR of {method} / zero_shot, {protocol}: {ratio['value']:.2f}{bounds}"
         )
-  return "\n".join(line.rstrip() for line in text)
+  return "\n".join(text)
+
+
+def costs(workdir: epath.PathLike, metrics: dict) -> str:
+  """What each method asked for while training, as text; "" where nobody counted."""
+  spent = records.totals(workdir, "budget")
+  names = ("questions", "questioner_tokens", "answerer_calls", "verifier_calls")
+  head = ("while training", *(name.replace("_", " ") for name in names))
+  lines = [(*head, "distinct failures", "per 1000 verifier calls")]
+  for method in (name for name in metrics["methods"] if name in spent):
+    own = spent[method]
+    cells = [f"{own[name]:,.0f}" if name in own else "-" for name in names]
+    found = metrics["methods"][method]["during"]["failures"]["distinct"]
+    calls = own.get("verifier_calls")
+    rate = f"{1000 * found / calls:.1f}" if calls else "-"
+    lines.append((method, *cells, f"{found:,}", rate))
+  return _aligned(lines) if len(lines) > 1 else ""
+
+
+def _aligned(lines: list[tuple[str, ...]]) -> str:
+  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+  rows = (
+    "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True))
+    for line in lines
+  )
+  return "\n".join(row.rstrip() for row in rows)
 
 
 def _bounds(estimate: dict) -> str:

@@ -1,10 +1,11 @@
 """Finds what a model gets wrong:
 
   python -m launch.discover --config configs/quickstart.py --workdir DIR \\
-    [--config.key=value ...]
+    [--config.key=value ...] [--dry_run]
 
-Run it again with the same config and workdir to go on after a crash. SIGTERM or Ctrl-C:
-it keeps a checkpoint and ends with exit code 75, "try again"; what fails ends with 1.
+`--dry_run` prints what would be asked of which models, and starts nothing. Run it again
+with the same config and workdir to go on after a crash. SIGTERM or Ctrl-C: it keeps a
+checkpoint and ends with exit code 75, "try again"; what fails ends with 1.
 Every key of the config, with its meaning: configs/base.py.
 
 Several processes make one run; each is started with the same workdir, which all can
@@ -31,6 +32,7 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes.")
 _PROCESS = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only print the plan and its cost.")
 flags.mark_flags_as_required(["config", "workdir"])
 # The key of the JAX compilation cache is the program: sharing it is always safe.
 _CACHE = pathlib.Path(__file__).parents[1] / ".venv" / "jax_cache"
@@ -45,11 +47,15 @@ def main(argv: list[str]) -> None:
   if "JAX_COMPILATION_CACHE_DIR" not in os.environ and _CACHE.parent.is_dir():
     jax.config.update("jax_compilation_cache_dir", str(_CACHE))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-  from fmd_jax import discover, hosts, inference, report, stopping
+  from fmd_jax import discover, hosts, inference, plan, report, stopping
   from fmd_jax.report import closing
 
   stop = stopping.Stop()
   try:
+    if _DRY_RUN.value:
+      discover.check(_CONFIG.value)
+      print(plan.describe(_CONFIG.value))
+      return
     hosts.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     jax.devices()
     stop.listen()
@@ -70,7 +76,8 @@ def main(argv: list[str]) -> None:
     if logging.level_debug():
       raise
     raise SystemExit(f"error: {error}") from error
-  print(f"\n{discover.table(metrics)}\n\n{found}")
+  parts = (discover.table(metrics), discover.costs(_WORKDIR.value, metrics), found)
+  print("\n" + "\n\n".join(filter(None, parts)))
 
 
 if __name__ == "__main__":

@@ -4,21 +4,29 @@
     --configs configs/ablations.py:default,configs/ablations.py:no_lexical \\
     --seeds 0,1,2 [--config.key=value ...]
   python -m launch.sweep --workdir ROOT --grid configs/grids/rewards.py
+  python -m launch.sweep --workdir ROOT --grid configs/paper/table1.py --world testbed
 
-One run after another, or `--jobs` at a time, each in ROOT/<row>/seed-<n>
-with its output in discover.log. A run that fails is reported and the others go on; the
-exit code is then 1. Start it again to go on: what has a metrics.json is finished and
-skipped. `--config.key=value` holds for all runs.
+One run after another, or `--parallel` (`--jobs`) at a time, each in ROOT/<row>/seed-<n>
+with its output in discover.log. `--dry_run` prints the commands and what they ask for.
+A run that fails is reported and the others go on; the exit code is then 1. Start it
+again to go on: what has a metrics.json is finished and skipped. `--config.key=value`
+holds for all runs.
 
-ROOT/table.md, table.json and table.csv have every run beside the Zero Shot of the same
+`--launcher slurm --launcher_flags="--nodes=1 --gpus_per_node=8"` has each run made by
+launch.slurm (or gke, tpu_pod, which want ROOT at gs://…), `--jobs` of them at a time.
+
+ROOT/table.md, .json, .csv and .tex have every run beside the Zero Shot of the same
 seed, wherever in the grid that was run (a config with "zero_shot" among its methods),
-and the means over the seeds. SD and LD are of equally many questions in the whole grid.
+and the means over the seeds. SD, LD and # Skills are of equally many questions in the
+whole grid. The paper's numbers stand beside them, named as what they are.
 """
 
 import collections
 import datetime
+import inspect
 import json
 import pathlib
+import re
 import runpy
 import shlex
 import signal
@@ -29,22 +37,36 @@ from typing import NamedTuple
 
 import ml_collections
 from absl import app, flags, logging
+from etils import epath
 
-from launch._flags import OVERRIDE, parse_own_flags, resolve
-from launch._flags import overrides as overrides_of
+from launch._flags import OVERRIDE as _OVERRIDE
+from launch._flags import parse_own_flags, resolve
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "ROOT of the runs.", required=True)
 _CONFIGS = flags.DEFINE_list("configs", [], "configs/NAME.py[:arg], comma-separated.")
 _SEEDS = flags.DEFINE_list(
-  "seeds", [], "Whole numbers, comma-separated; the grid's own, or 0, when not given."
+  "seeds",
+  [],
+  "How many (3: seeds 0, 1 and 2), or which, comma-separated (0,2,5; 2, for one); the "
+  "grid's own, or 0, when not given.",
 )
 _GRID = flags.DEFINE_string(
   "grid",
   None,
   "A file whose get_grid() gives configs, seeds, paper (numbers), reference (row).",
 )
+_WORLD = flags.DEFINE_string(
+  "world", None, "Of a grid that has several (configs/paper): coco or testbed."
+)
 _JOBS = flags.DEFINE_integer("jobs", 1, "Runs at the same time.", lower_bound=1)
+flags.DEFINE_alias("parallel", "jobs")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only print the commands.")
+_LAUNCHER = flags.DEFINE_enum(
+  "launcher", "local", ["local", "slurm", "gke", "tpu_pod"], "What each run is made by."
+)
+_LAUNCHER_FLAGS = flags.DEFINE_string(
+  "launcher_flags", "", "Its own, as one string; --name is given by the sweep."
+)
 _TABLE_ONLY = flags.DEFINE_bool("table_only", False, "Only make the tables anew.")
 
 
@@ -61,7 +83,7 @@ class Arm(NamedTuple):
 
   name: str
   seed: int
-  workdir: pathlib.Path
+  workdir: epath.Path
   command: list[str]
   config: ml_collections.ConfigDict
 
@@ -70,47 +92,88 @@ class Arm(NamedTuple):
 
   @property
   def finished(self) -> bool:
-    return (self.workdir / "metrics.json").is_file()
+    return (self.workdir / "metrics.json").exists()
 
 
-def read_grid() -> tuple[list[str], list[int], dict]:
-  """Config paths, seeds and `make_table`'s options, from --grid or the two lists."""
+# What a grid may say beside its configs, their world and the seeds; see `make_table`.
+_OPTIONS = {"paper": {}, "reference": None, "group": (), "columns": ()}
+_ABOUT = {
+  "testbed": "Ours: tiny models on tiny scenes, judged by the oracle that knows them. "
+  'The rows "the paper" are printed there, of 3B to 8B models on COCO, judged by '
+  "Gemini 3 Flash: directions can be compared, sizes can't.",
+  "coco": 'The rows "the paper" are printed there; the others are of these runs.',
+}
+
+
+def read_grid() -> tuple[list[tuple[str, str]], list[int], dict]:
+  """(name, path) of the configs, seeds, and the options of `make_table`."""
   if bool(_GRID.value) == bool(_CONFIGS.value):
     raise SystemExit("error: give --configs, or a --grid that names them")
-  grid = {"configs": _CONFIGS.value, "seeds": [0], "paper": {}, "reference": None}
+  grid = {"configs": _CONFIGS.value, "seeds": [0], "world": None, **_OPTIONS}
+  world = {} if _WORLD.value is None else {"world": _WORLD.value}
+  if world and not _GRID.value:
+    raise SystemExit("error: --world chooses among those of a --grid")
   if _GRID.value:
     try:
-      grid |= runpy.run_path(_GRID.value)["get_grid"]()
-    except (OSError, KeyError) as error:
-      raise SystemExit(f"error: --grid {_GRID.value}: {error!r}") from None
+      get_grid = runpy.run_path(_GRID.value)["get_grid"]
+      if world and not inspect.signature(get_grid).parameters:
+        raise ValueError("it has one world only: leave --world out")
+      grid |= get_grid(**world)
+    except (OSError, KeyError, ValueError) as error:
+      message = error if isinstance(error, ValueError) else repr(error)
+      raise SystemExit(f"error: --grid {_GRID.value}: {message}") from None
   if _SEEDS.value:
-    if not all(seed.strip().isdecimal() for seed in _SEEDS.value):
+    named = [seed.strip() for seed in _SEEDS.value if seed.strip()]
+    if not all(seed.isdecimal() for seed in named):
       raise SystemExit(f"error: --seeds {','.join(_SEEDS.value)}: not whole numbers")
-    grid["seeds"] = [int(seed) for seed in _SEEDS.value]
-  return grid["configs"], grid["seeds"], {k: grid[k] for k in ("paper", "reference")}
+    seeds = [int(seed) for seed in named]
+    grid["seeds"] = list(range(seeds[0])) if len(_SEEDS.value) == 1 else seeds
+  configs = grid["configs"]
+  if isinstance(configs, dict):
+    configs = list(configs.items())
+  else:
+    configs = [(_name(path), path) for path in configs]
+  options = {key: grid[key] for key in _OPTIONS}
+  return configs, grid["seeds"], options | {"about": _ABOUT.get(grid["world"], "")}
+
+
+def _name(path: str) -> str:
+  file, _, argument = path.partition(":")
+  return (argument or pathlib.Path(file).stem).replace("/", "_")
 
 
 def make_arms(
-  root: pathlib.Path, paths: list[str], seeds: list[int], overrides: list[str]
+  root: epath.Path,
+  configs: list[tuple[str, str]],
+  seeds: list[int],
+  overrides: list[str],
 ) -> list[Arm]:
   """All runs of the grid: the configs in their order, each with all seeds."""
   for override in overrides:
-    if "=" not in override or override.startswith(f"{OVERRIDE}seed="):
+    if "=" not in override or override.startswith(f"{_OVERRIDE}seed="):
       raise SystemExit(f"error: {override}: --config.key=value, and seeds by --seeds")
   arms = []
-  for path in paths:
-    file, _, argument = path.partition(":")
-    name = (argument or pathlib.Path(file).stem).replace("/", "_")
+  for name, path in configs:
     for seed in seeds:
       folder = root / name / f"seed-{seed}"
-      keys = [f"{OVERRIDE}seed={seed}", *overrides]
-      discover = [sys.executable, "-m", "launch.discover"]
+      keys = [f"{_OVERRIDE}seed={seed}", *overrides]
+      discover = _launcher(name, seed)
       command = [*discover, f"--config={path}", f"--workdir={folder}", *keys]
       arms.append(Arm(name, seed, folder, command, resolve(path, keys)))
   twice = [k for k, n in collections.Counter(a.workdir for a in arms).items() if n > 1]
   if twice:
     raise SystemExit(f"error: two runs of the grid have the same workdir {twice[0]}")
   return arms
+
+
+def _launcher(name: str, seed: int) -> list[str]:
+  """The command that makes one run and ends when the run has ended."""
+  if _LAUNCHER.value == "local":
+    return [sys.executable, "-m", "launch.discover"]
+  # A name for clouds and clusters: small letters, digits, hyphens.
+  row = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:30]
+  own = [f"--name=fmd-{row}-{seed}", *shlex.split(_LAUNCHER_FLAGS.value)]
+  return [sys.executable, "-m", f"launch.{_LAUNCHER.value}", *own]
 
 
 def check_finished(arm: Arm) -> None:
@@ -166,13 +229,28 @@ def run_all(arms: list[Arm], jobs: int) -> list[Arm]:
   return failed
 
 
+def _cost(arms: list[Arm]) -> str:
+  """What the runs that are not finished ask while training, in one line."""
+  left = [arm.config for arm in arms if not arm.finished]
+  asked = sum(
+    len(c.methods) * c.steps * c.images_per_step * c.group_size * c.questions_per_image
+    for c in left
+  )
+  return (
+    f"{len(left)} runs, {asked:,} questions while training, each answered and judged "
+    "at most once, and those about unseen images; launch.discover --dry_run tells more"
+  )
+
+
 def _log(arm: Arm) -> pathlib.Path:
-  return arm.workdir / "discover.log"
+  if "://" in str(arm.workdir):  # the output of what runs here stays here
+    return pathlib.Path("runs", "sweep", arm.name, f"seed-{arm.seed}", "discover.log")
+  return pathlib.Path(arm.workdir / "discover.log")
 
 
 def _start(head: str, arm: Arm) -> subprocess.Popen:
   print(f"{head} started; its output: {_log(arm)}", flush=True)
-  arm.workdir.mkdir(parents=True, exist_ok=True)
+  _log(arm).parent.mkdir(parents=True, exist_ok=True)
   with open(_log(arm), "ab") as out:
     return subprocess.Popen(arm.command, stdout=out, stderr=subprocess.STDOUT)
 
@@ -186,9 +264,9 @@ def _last_line(log: pathlib.Path) -> str:
   return next((line for line in reversed(lines) if line.strip()), "no output")
 
 
-def write_tables(root: pathlib.Path, arms: list[Arm], options: dict) -> None:
+def write_tables(root: epath.Path, arms: list[Arm], options: dict) -> None:
   """Measures the finished runs and writes the three tables; prints the first."""
-  from fmd_jax.metrics import grid
+  from fmd_jax.metrics import grid, layout
   from fmd_jax.records.files import write_atomic
 
   done = [arm for arm in arms if arm.finished]
@@ -207,18 +285,19 @@ def write_tables(root: pathlib.Path, arms: list[Arm], options: dict) -> None:
   runs = [run for arm in done for run in grid.read(arm.workdir, arm.name, arm.seed)]
   table = grid.make_table(runs, embed, **options)
   table["unfinished"] = [str(arm) for arm in arms if not arm.finished]
-  text = grid.markdown(table)
+  text = layout.markdown(table)
   if table["unfinished"]:
     text += f"\nNot finished: {', '.join(table['unfinished'])}.\n"
   numbers = json.dumps(table, indent=2, allow_nan=False) + "\n"
   write_atomic(root / "table.json", numbers.encode())
-  write_atomic(root / "table.csv", grid.long(table).to_csv(index=False).encode())
+  write_atomic(root / "table.csv", layout.long(table).to_csv(index=False).encode())
+  write_atomic(root / "table.tex", layout.latex(table).encode())
   write_atomic(root / "table.md", text.encode())
-  print(f"\n{text}\nTables: {root / 'table.md'}, table.json, table.csv")
+  print(f"\n{text}\nTables: {root / 'table.md'}, .json, .csv, .tex")
 
 
 def main(argv: list[str]) -> None:
-  overrides = overrides_of(argv[1:])
+  overrides = [argument for argument in argv[1:] if argument.startswith(_OVERRIDE)]
   if len(argv) > 1 + len(overrides):
     unknown = [argument for argument in argv[1:] if argument not in overrides]
     raise app.UsageError(f"unknown arguments: {' '.join(unknown)}")
@@ -226,9 +305,9 @@ def main(argv: list[str]) -> None:
   # As an exception, which ends the run under way too.
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda number, _: sys.exit(128 + number))
-  root = pathlib.Path(_WORKDIR.value)
-  paths, seeds, options = read_grid()
-  arms = make_arms(root, paths, seeds, overrides)
+  root = epath.Path(_WORKDIR.value)
+  configs, seeds, options = read_grid()
+  arms = make_arms(root, configs, seeds, overrides)
   failed = []
   if not _TABLE_ONLY.value:
     for arm in arms:
@@ -238,6 +317,7 @@ def main(argv: list[str]) -> None:
       for arm in arms:
         note = f"# {arm} is finished: " if arm.finished else ""
         print(f"{note}{shlex.join(arm.command)}")
+      print(_cost(arms), file=sys.stderr)
       return
     failed = run_all(arms, _JOBS.value)
   try:

@@ -2,7 +2,10 @@
 
 import ast
 import importlib
+import json
 import pathlib
+import re
+import shlex
 import subprocess
 import sys
 
@@ -10,6 +13,7 @@ import ml_collections
 import pytest
 
 from configs import ablations
+from configs.paper import table1
 from fmd_jax import discover, inference
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -194,3 +198,118 @@ def test_unknown_key_is_refused_in_one_line(tmp_path):
   assert "group_sise" in run.stderr.strip().splitlines()[-1]
   assert "Traceback" not in run.stderr
   assert not workdir.exists()
+
+
+def commands_of(text):
+  """The indented commands of a docstring, each as one list of words."""
+  text = re.sub(r"\\\n\s*", "", text)
+  return [
+    shlex.split(line)
+    for line in text.splitlines()
+    if re.match(r"\s+(python -m|bash) ", line)
+  ]
+
+
+def documented():
+  """(config file, command) of every command in a config's docstring."""
+  paths = sorted((ROOT / "configs").rglob("*.py"))
+  return [
+    (str(path.relative_to(ROOT)), command)
+    for path in paths
+    for command in commands_of(ast.get_docstring(ast.parse(path.read_text())) or "")
+  ]
+
+
+def test_a_command_over_two_lines_is_one():
+  text = """Question: which?
+
+    python -m launch.discover --config a.py \\
+      --workdir DIR
+    bash launch/quickstart.sh
+
+  python -c pass is not indented enough? It is: two spaces and more are a command.
+  """
+  assert commands_of(text)[:2] == [
+    ["python", "-m", "launch.discover", "--config", "a.py", "--workdir", "DIR"],
+    ["bash", "launch/quickstart.sh"],
+  ]
+
+
+def test_every_documented_command_passes_its_dry_run(tmp_path):
+  found = documented()
+  assert {"configs/quickstart.py", "configs/paper/table7.py"} <= {p for p, _ in found}
+  todo = []
+  for path, command in found:
+    if command[0] == "bash":
+      assert (ROOT / command[1]).is_file(), path
+      continue
+    words = [str(tmp_path / "run") if word == "DIR" else word for word in command[2:]]
+    todo.append([path, [*words, "--dry_run"]])
+  # Planted: a command that can't pass shows that the others do.
+  bad = ["launch.discover", "--config", "configs/paper/table1.py:method=grop"]
+  todo.append(["planted", [*bad, "--workdir", str(tmp_path / "run"), "--dry_run"]])
+  done = subprocess.run(
+    [sys.executable, "-m", "tests.commands"],
+    input=json.dumps([words for _, words in todo]),
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  results = json.loads(done.stdout)
+  code, said = results.pop()
+  assert code != 0 and "no row 'method=grop'" in said
+  for (path, words), (code, said) in zip(todo, results, strict=False):
+    assert code == 0, (path, words, said)
+    assert "Traceback" not in said
+    # A dry run that says nothing of what it would do is none.
+    assert "questions" in said, (path, words, said)
+  assert not (tmp_path / "run").exists()
+
+
+def every_row():
+  """(module, row) of every row of every config with rows."""
+  out = []
+  for path in config_files():
+    module = importlib.import_module(".".join(path.with_suffix("").parts))
+    rows = [""]
+    if hasattr(module, "get_grid"):
+      grids = [module.get_grid(world) for world in ("coco", "testbed")]
+      paths = [path for grid in grids for path in grid["configs"].values()]
+      rows = [path.partition(":")[2] for path in paths]
+    elif hasattr(module, "ROWS"):
+      rows = list(module.ROWS)
+    out += [(module, row) for row in rows]
+  return out
+
+
+def test_every_row_of_every_config_builds_and_can_be_run():
+  seen = set()
+  for module, row in every_row():
+    config = module.get_config(row) if row else module.get_config()
+    discover.check(config.lock())
+    seen.add((module.__name__.rpartition(".")[2], *config.methods))
+  assert {("table1", method) for method in table1.METHODS} <= seen
+  assert set(discover.METHODS) == set(table1.METHODS)
+
+
+def test_rows_of_a_table_are_the_papers():
+  for number in (1, 2, 4, 5, 6, 7):
+    module = importlib.import_module(f"configs.paper.table{number}")
+    for world in ("coco", "testbed"):
+      grid = module.get_grid(world)
+      # A number of the paper beside no row of ours would be lost silently.
+      assert set(grid["paper"]) <= set(grid["configs"]), number
+      assert len(set(grid["configs"].values())) == len(grid["configs"])
+
+
+def test_rows_of_a_table_ask_as_much():
+  for number in (1, 4, 5, 6, 7):
+    module = importlib.import_module(f"configs.paper.table{number}")
+    budgets = set()
+    for path in module.get_grid("testbed")["configs"].values():
+      c = module.get_config(path.partition(":")[2])
+      per_step = c.images_per_step * c.group_size * c.questions_per_image
+      budgets.add(c.steps * per_step)
+    # Twice the questions find more, whoever asks them.
+    assert len(budgets) == 1, number

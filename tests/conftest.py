@@ -9,6 +9,8 @@ import pathlib
 import sys
 import tempfile
 
+import pytest
+
 
 def _cache_folder(name):
   # Beside the packages that made it, so that a new .venv starts with a new cache.
@@ -26,3 +28,11 @@ os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", _cache_folder("hypothesis"
 if "PYTEST_XDIST_WORKER" in os.environ:
   # One pool per worker and library is more threads than a small machine has cores.
   os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def played_run(tmp_path_factory):
+  """The folder of one finished run by scripted models, which nobody may change."""
+  from tests.hosts_test import run
+
+  return run(tmp_path_factory.mktemp("played"), 1)

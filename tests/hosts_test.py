@@ -11,10 +11,9 @@ import pytest
 
 from fmd_jax import hosts, records
 from fmd_jax.models import tensor_files
-from tests.runs import ROOT
+from tests.kill_and_resume import QUICK
+from tests.runs import ROOT, STEPS
 
-# Four images a step, of which each process asks about its own.
-FLAGS = ("--config=tests/runs.py", "--config.images_per_step=4")
 VOLATILE = ["run_id", "wall_time"]
 
 
@@ -32,7 +31,7 @@ def run(folder: pathlib.Path, count: int, *flags: str) -> pathlib.Path:
   for i in range(count):
     several = [coordinator, f"--num_processes={count}", f"--process_id={i}"]
     command = [sys.executable, "-m", "tests.hosted", str(folder / f"banks-{i}")]
-    command += [f"--workdir={folder / 'run'}", *FLAGS, *flags]
+    command += [f"--workdir={folder / 'run'}", *QUICK, *flags]
     command += several if count > 1 else []
     folder.mkdir(exist_ok=True, parents=True)
     with open(folder / f"log-{i}", "wb") as log:
@@ -83,10 +82,10 @@ def check(one: pathlib.Path, many: pathlib.Path, count: int) -> None:
   assert moved > 1e-4, "nothing was trained"
   banks = [(many / f"banks-{i}").read_text() for i in range(count)]
   # Each process's own failures only would be fewer, and others.
-  assert all(text == banks[0] for text in banks) and len(banks[0].splitlines()) == 3
+  assert all(text == banks[0] for text in banks) and len(banks[0].splitlines()) == STEPS
   sizes = [line.split()[0] for line in banks[0].splitlines()]
   assert sizes == [
-    line.split()[0] for line in (one / "banks-0").read_text().split("\n")[:3]
+    line.split()[0] for line in (one / "banks-0").read_text().splitlines()
   ]
   assert int(sizes[0]) > 0
   numbers = [records.read_measurements(f / "run", "grpo") for f in (one, many)]
@@ -94,20 +93,17 @@ def check(one: pathlib.Path, many: pathlib.Path, count: int) -> None:
     np.testing.assert_allclose(numbers[0][name], numbers[1][name], atol=1e-6)
 
 
-@pytest.fixture(scope="module")
-def one(tmp_path_factory):
-  return run(tmp_path_factory.mktemp("one") / "1", 1)
-
-
-def test_two_processes_make_the_run_of_one(one, tmp_path):
+@pytest.mark.timeout(900)  # on a machine that others use
+def test_two_processes_make_the_run_of_one(played_run, tmp_path):
   # Wrong: each host's own banks and prefix counts, the same images on both, keys that
   # depend on the host, a gradient of one host's rows.
-  check(one, run(tmp_path / "2", 2), 2)
+  check(played_run, run(tmp_path / "2", 2), 2)
 
 
 @pytest.mark.slow
-def test_four_processes_make_the_run_of_one(one, tmp_path):
-  check(one, run(tmp_path / "4", 4), 4)
+@pytest.mark.timeout(900)
+def test_four_processes_make_the_run_of_one(played_run, tmp_path):
+  check(played_run, run(tmp_path / "4", 4), 4)
 
 
 def test_what_fails_on_one_process_is_raised_on_all(monkeypatch):

@@ -1,5 +1,6 @@
 """A run over real photographs, with models that are not ours, local and remote."""
 
+import json
 import pathlib
 import shutil
 import threading
@@ -75,6 +76,10 @@ def test_photographs_end_to_end_with_scripted_and_remote_models(
   discover(_config(photographs, **specs), runs["scripted"])
   # A broken file is skipped and named, never asked about.
   assert "broken.jpg" in caplog.text
+  manifest = json.loads((runs["scripted"] / "manifest.json").read_text())
+  said = manifest["data"]["train"]
+  assert (said["images"], said["skipped"]) == (len(list(photographs.iterdir())) - 1, 1)
+  assert said["skipped_named"][0].startswith("broken.jpg: ")
   with process.start(specs, log=tmp_path / "own.log") as sidecar:
     remote = {role: sidecar.spec(role) for role in specs}
     runs["remote"] = tmp_path / "remote"

@@ -76,13 +76,23 @@ def grid(tmp_path):
     methods = ("zero_shot", "grpo") if name == "full" else ("grpo",)
     (tmp_path / f"{name}.py").write_text(
       "from configs import quickstart\n\n\n"
-      "def get_config():\n"
+      "def get_config(row=None):\n"
       "  c = quickstart.get_config()\n"
       f"  c.methods = {methods}\n"
       f"  c.roles.embedder = 'scripted://{tmp_path}/embed.py:vector'\n"
       "  return c\n"
     )
   return tmp_path
+
+
+WORLDS = """
+def get_grid(world="big"):
+  return {
+    "configs": {f"{world}-{name}": f"{name}.py" for name in ("full", "bare")},
+    "seeds": [0],
+    "world": world,
+  }
+"""
 
 
 def command(*arguments):
@@ -128,6 +138,26 @@ def test_dry_run_prints_what_would_be_run_and_does_nothing(grid):
   assert not (grid / "runs").exists()
 
 
+def test_runs_elsewhere(grid):
+  """Each by the launcher, under a name that clouds take, with its flags and ours."""
+  run = sweep(
+    grid,
+    "--configs=full.py,bare.py:x_Y",
+    "--launcher=tpu_pod",
+    "--launcher_flags=--zone=z --setup='a b'",
+    "--dry_run",
+    "--config.steps=3",
+  )
+  assert run.returncode == 0, run.stderr
+  first, second = [shlex.split(line) for line in run.stdout.splitlines()]
+  assert first[1:] == [
+    *("-m", "launch.tpu_pod", "--name=fmd-full-0", "--zone=z", "--setup=a b"),
+    *("--config=full.py", "--workdir=runs/full/seed-0", "--config.seed=0"),
+    "--config.steps=3",
+  ]
+  assert second[3] == "--name=fmd-x-y-0"
+
+
 def test_a_crash_ends_its_arm_only_and_the_next_call_goes_on(grid):
   arguments = ("--configs=full.py,crash.py,bare.py", "--config.steps=7")
   first = sweep(grid, *arguments)
@@ -158,6 +188,7 @@ def test_a_crash_ends_its_arm_only_and_the_next_call_goes_on(grid):
 
   text = (grid / "runs/table.md").read_text()
   assert text in second.stdout
+  assert r"\begin{tabular}" in (grid / "runs/table.tex").read_text()
   assert "Not finished" not in text
   df = pd.read_csv(grid / "runs/table.csv")
   names = ["row", "metric", "protocol", "mean", "low", "high", "seeds", "paper"]
@@ -187,7 +218,7 @@ def test_table_only(grid):
   pd.DataFrame([rows | {"correct": None}]).to_parquet(
     folder / "evaluations" / "grpo.parquet"
   )
-  run = sweep(grid, "--configs=bare.py,full.py", "--seeds=2", "--table_only")
+  run = sweep(grid, "--configs=bare.py,full.py", "--seeds=2,", "--table_only")
   assert run.returncode == 0, run.stderr
   assert "Not finished: full seed 2." in (grid / "runs/table.md").read_text()
   assert not (folder / "started").exists()
@@ -213,7 +244,7 @@ def test_the_run_under_way_ends_with_the_sweep(grid):
 def test_jobs_run_side_by_side(grid):
   # One after another, the first would sleep for long before the second starts.
   process = subprocess.Popen(
-    command("--configs=slow.py,full.py", "--jobs=2"),
+    command("--configs=slow.py,full.py", "--parallel=2"),
     cwd=grid,
     env=environment(),
     stdout=subprocess.PIPE,
@@ -246,6 +277,28 @@ def test_a_mistake_is_told_before_anything_runs(grid, arguments, expected):
   assert expected in run.stderr
   assert "Traceback" not in run.stderr
   assert not (grid / "runs").exists()
+
+
+def test_a_grid_of_several_worlds(grid):
+  (grid / "worlds.py").write_text(WORLDS)
+  (grid / "one.py").write_text("def get_grid():\n  return {'configs': ['full.py']}\n")
+  arguments = ("--grid=worlds.py", "--world=small", "--seeds=2", "--dry_run")
+  run = sweep(grid, *arguments)
+  assert run.returncode == 0, run.stderr
+  folders = [line.split("--workdir=")[1].split()[0] for line in run.stdout.splitlines()]
+  # Two seeds, 0 and 1; by the rows' own names, not by their files.
+  assert folders == [
+    f"runs/small-{name}/seed-{seed}" for name in ("full", "bare") for seed in (0, 1)
+  ]
+  # 3 methods in 2 runs each, 160 steps of 12 x 8 x 2.
+  assert f"4 runs, {2 * 3 * 160 * 192:,} questions" in run.stderr
+  for wrong, expected in (
+    (("--grid=one.py", "--world=small"), "it has one world only"),
+    (("--configs=full.py", "--world=small"), "--world chooses among those of a --grid"),
+  ):
+    run = sweep(grid, *wrong)
+    assert run.returncode != 0 and expected in run.stderr
+    assert "Traceback" not in run.stderr
 
 
 def test_the_shipped_grid():

@@ -161,8 +161,8 @@ def test_what_cannot_be_is_one_line(flags, message):
 def test_an_unknown_method_is_refused():
   from configs.paper import table1
 
-  with pytest.raises(ValueError, match="no row 'method=sft'; there are: method=grpo"):
-    table1.get_config("method=sft")
+  with pytest.raises(ValueError, match="no row 'method=gpro'; there are: method=zero"):
+    table1.get_config("method=gpro")
 
 
 def test_the_published_shapes():

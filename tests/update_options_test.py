@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from fmd_jax import discover, models, records, rl, update
+from fmd_jax import discover, inference, models, records, rl, update
 from fmd_jax.models import lora
 from fmd_jax.questioner import sampler
 from fmd_jax.update import batch as batches
@@ -258,7 +258,7 @@ def test_a_run_with_adapters(tmp_path):
   discover.discover(config, tmp_path)
   measured = records.read_measurements(tmp_path, "grpo")
   assert measured["grpo/ratio_max_dev"].max() <= 1e-4
-  before = models.load(discover.questioner_folder(config.roles.questioner))
+  before = models.load(inference.checkpoint_folder(config.roles.questioner))
   after = models.load(tmp_path / "questioner_hf")
   assert nnx.graphdef(before) == nnx.graphdef(after)
   moved = {

@@ -7,6 +7,7 @@ python -m pytest -m vllm tests/vllm_test.py
 import contextlib
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import time
@@ -134,6 +135,44 @@ def test_streams_seeds_schemas_and_errors(sidecar):
   next(stream)
   stream.close()
   assert model.generate([asked])[0].text == good.text
+
+
+def test_its_processes_end_with_it(sidecar):
+  # Wrong: vLLM's engine, a process of its own, keeps its memory when we are killed.
+  _, process, _ = sidecar
+  children = _descendants(process.pid)
+  assert children
+  process.kill()
+  process.wait()
+  end = time.monotonic() + 60
+  while any(map(_alive, children)) and time.monotonic() < end:
+    time.sleep(0.5)
+  left = [pid for pid in children if _alive(pid)]
+  for pid in left:
+    os.kill(pid, signal.SIGKILL)
+  assert left == []
+
+
+def _descendants(pid: int) -> list[int]:
+  parents = {}
+  for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
+    with contextlib.suppress(OSError):
+      rest = path.read_text().rpartition(")")[2].split()
+      parents.setdefault(int(rest[1]), []).append(int(path.parent.name))
+  found, todo = [], [pid]
+  while todo:
+    children = parents.get(todo.pop(), [])
+    found += children
+    todo += children
+  return found
+
+
+def _alive(pid: int) -> bool:
+  try:
+    stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
+  except FileNotFoundError:
+    return False
+  return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 def test_openai_engine_asks_a_real_vllm(python, tmp_path, monkeypatch):

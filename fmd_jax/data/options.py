@@ -24,7 +24,7 @@ def parse_options(
     if key not in defaults:
       raise ValueError(f"unknown option {key!r}; there are {', '.join(defaults)}")
     if isinstance(defaults[key], str):
-      options[key] = parse.unquote_plus(text)
+      options[key] = parse.unquote(text)
     elif text.isdecimal():
       options[key] = int(text)
     else:

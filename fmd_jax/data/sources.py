@@ -1,7 +1,11 @@
 """Sources of images, named by one string each.
 
-testbed://?split=train&size=256&seed=0     scenes drawn on the fly, truth known
-folder:///photos/holidays?limit=100        any pictures, searched recursively
+testbed://?split=train&size=256&seed=0        scenes drawn on the fly, truth known
+folder:///photos/holidays?limit=100           any pictures, searched recursively
+jsonl:///photos/list.jsonl                    a line each: {"image": PATH, "id": NAME}
+hf:///data/coco?split=train&image=image       a folder of Hugging Face datasets
+tfds://coco/2017?split=train&limit=1000&seed=0&data_dir=/data/tfds
+                                              prepared by `tfds build`, array_record
 """
 
 import dataclasses
@@ -33,3 +37,20 @@ class Source(Protocol):
   def __len__(self) -> int: ...
 
   def __getitem__(self, index: int) -> ImageExample: ...
+
+
+NAMED = 100
+
+
+def describe(source: Source) -> dict:
+  """What a manifest says of a source: how many images, and which were left out.
+
+  Of more than `NAMED` that were left out, the first ones are named.
+  """
+  named = [f"{skipped.path}: {skipped.reason}" for skipped in source.skipped]
+  return {
+    "source": source.name,
+    "images": len(source),
+    "skipped": len(named),
+    "skipped_named": named[:NAMED],
+  }

@@ -134,6 +134,7 @@ def _write(workdir, name: str, rows: pd.DataFrame, verdicts: Verdicts, judge) ->
     table[column] = pd.array(values, dtype="boolean")
   table["rationale"] = [v.rationale for v in own]
   table["evaluator"] = [v.model for v in own]
+  table["evaluator_prompt"] = prompts.version("evaluator")
   known: dict[tuple[str, str], tuple] = {}
   for image_id, question in zip(rows["image_id"], rows["question"]):
     if (image_id, question) not in known:

@@ -23,8 +23,13 @@ from fmd_jax.update import TrainBatch, policy_params, trains_vision, trim
 NAME = "grpo"
 
 
-def run(run: Run) -> None:
-  """Trains the questioner for `config.steps` steps, then asks about unseen images."""
+def run(run: Run, name: str = NAME) -> None:
+  """Trains the questioner for `config.steps` steps, then asks about unseen images.
+
+  Args:
+    run: the run; its agent is where training starts, and the reference policy.
+    name: of the records, for a method that is GRPO from another start.
+  """
   config, agent = run.config, run.agent
   compute = jnp.dtype(config.precision.compute)
   credit = CREDIT[config.advantage.credit]
@@ -39,12 +44,12 @@ def run(run: Run) -> None:
     config, agent.graphdef, optimizer, agent.allowed_tokens, agent.config
   )
   rescore = training.make_rescore(config, agent.graphdef, agent.allowed_tokens)
-  with run.stop.deferred(), Keeper(run, NAME) as keeper:
+  with run.stop.deferred(), Keeper(run, name) as keeper:
     start, state, banks, flying = keeper.restore(state)
-    drop_steps(run.workdir, NAME, "train", start)
-    measured = run.measurements(NAME, start)
+    drop_steps(run.workdir, name, "train", start)
+    measured = run.measurements(name, start)
     asking = Asking(run, start, flying, policy_params(state, compute))
-    steps = Progress(range(start, config.steps), NAME, config.steps, initial=start)
+    steps = Progress(range(start, config.steps), name, config.steps, initial=start)
 
     # ---- the loop ----------------------------------------------------------------
     for step in steps:
@@ -83,13 +88,13 @@ def run(run: Run) -> None:
       run.write(
         asked.images,
         result,
-        method=NAME,
+        method=name,
         split="train",
         step=step,
         questioner_step=asked.policy_step,
         advantages=jax.device_get(recorded),
       )
-      numbers = {**rollout.measurements(result), **metrics}
+      numbers = {**rollout.measurements(result), **metrics, **agent.spent(samples)}
       numbers["rollout/tokens"] = float(samples.lengths.mean())
       numbers["rollout/staleness"] = step - asked.policy_step
       numbers["time/sample"] = asked.seconds
@@ -106,8 +111,8 @@ def run(run: Run) -> None:
       keeper.after(step, state, banks, asking)
 
   # ---- the final policy ------------------------------------------------------------
-  ask_heldout(run, NAME, policy_params(state, compute), questioner_step=config.steps)
-  run.export(state, "questioner_hf")
+  ask_heldout(run, name, policy_params(state, compute), questioner_step=config.steps)
+  run.export(state, "questioner_hf" if name == NAME else f"questioner_hf_{name}")
 
 
 def _credit_response(

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
@@ -58,9 +59,14 @@ class Keeper:
     banks = rewards.Banks(self._run.config.reward.prefix_length)
     if self._checkpoints.latest() is None:
       return Kept(0, state, banks, {})
-    saved = self._checkpoints.restore(_moving(state), accept=self._accept)
+    saved = self._checkpoints.restore(moving(state), accept=self._accept)
     logging.info("going on from the checkpoint of step %d", saved.step)
-    state = state._replace(**saved.state)
+    kept = saved.state
+    if self._run.agent.mesh.size == 1:
+      # On no device in particular, as the first state: else the update of a resumed run
+      # is another program, compiled once more.
+      kept = jax.tree.map(lambda x: jnp.array(np.asarray(x)), kept)
+    state = state._replace(**kept)
     banks = rewards.Banks.from_state(saved.arrays, saved.meta["banks"])
     flying = {
       name.removeprefix(_FLYING): value
@@ -98,7 +104,7 @@ class Keeper:
     arrays, meta = banks.state()
     arrays |= {_FLYING + k: v for k, v in asking.flying(step).items()}
     self._checkpoints.save(
-      step, _moving(state), arrays, {"banks": meta, "run": self._run.identity}
+      step, moving(state), arrays, {"banks": meta, "run": self._run.identity}
     )
 
   def _accept(self, meta: dict) -> None:
@@ -110,6 +116,6 @@ class Keeper:
       )
 
 
-def _moving(state: TrainState) -> dict:
+def moving(state: TrainState) -> dict:
   """What an update changes."""
   return {name: getattr(state, name) for name in ("step", "params", "opt_state")}

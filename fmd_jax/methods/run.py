@@ -5,8 +5,10 @@ import functools
 import itertools
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from typing import Any
 
 import jax
 import ml_collections
@@ -17,6 +19,7 @@ from fmd_jax import data, hosts, models, rollout
 from fmd_jax.progress import Progress
 from fmd_jax.questioner.agent import Agent
 from fmd_jax.questioner.inputs import Inputs
+from fmd_jax.questioner.remote import RemoteAgent
 from fmd_jax.records.files import is_remote
 from fmd_jax.records.measurements import Measurements
 from fmd_jax.records.reader import whole_steps
@@ -34,7 +37,7 @@ class Run:
     config: resolved; `config.json` holds the same.
     workdir: where everything goes.
     run_id: of the manifest.
-    agent: the untrained questioner.
+    agent: the untrained questioner; a remote one can ask, and can't be trained.
     roles: the models it plays against.
     train, heldout: images asked about while training, and afterwards.
     workers: who read and prepare images ahead.
@@ -46,7 +49,7 @@ class Run:
   config: ml_collections.ConfigDict
   workdir: epath.Path
   run_id: str
-  agent: Agent
+  agent: Agent | RemoteAgent
   roles: rollout.Roles
   train: data.Source
   heldout: data.Source
@@ -208,7 +211,74 @@ class _Silent:
     pass
 
 
-def ask_heldout(run: Run, method: str, params, questioner_step: int) -> None:
+# (run, params, images, inputs, key, step) -> what was asked and judged, and numbers
+Ask = Callable[..., tuple[rollout.Rollout, dict[str, float]]]
+
+
+def one_turn(
+  run: Run,
+  params: Any,
+  images: Sequence[ImageExample],
+  inputs: Inputs,
+  key: jax.Array,
+  step: int,
+) -> tuple[rollout.Rollout, dict[str, float]]:
+  """Questions to each image in one go, answered and judged, and what they cost."""
+  begun = time.perf_counter()
+  samples = run.agent.sample(params, inputs, key)
+  texts = run.agent.texts(samples)
+  numbers = {"time/sample": time.perf_counter() - begun, **run.agent.spent(samples)}
+  return run.judge(images, texts, None, step), numbers
+
+
+def ask_training(
+  run: Run,
+  method: str,
+  params: Any,
+  steps: range,
+  questioner_step: int,
+  ask: Ask = one_turn,
+) -> None:
+  """The first protocol for a policy that stays as it is during these steps.
+
+  Nothing is rewarded: the rows have no reward, and the shards themselves say where a
+  run that was cut off goes on.
+
+  Args:
+    run: the run.
+    method: whose records these are.
+    params: of the questioner.
+    steps: which steps; those that have shards are done.
+    questioner_step: updates that made the policy.
+    ask: how it asks.
+  """
+  left = [i for i in run.unrecorded(method, "train", steps.stop) if i in steps]
+  start = left[0] if left else steps.stop
+  measured = run.measurements(method, start)
+  source = run.prepared(run.batches(start), steps.stop - start)
+  bar = Progress(range(start, steps.stop), method, run.config.steps, initial=start)
+  with run.stop.deferred():
+    for step in bar:
+      run.stop.check()
+      images, inputs = next(source)
+      result, more = ask(run, params, images, inputs, run.key(step), step)
+      numbers = rollout.measurements(result) | more
+      measured.write(step, numbers)
+      # The shard last: it is what marks the step as done.
+      run.write(
+        images,
+        result,
+        method=method,
+        split="train",
+        step=step,
+        questioner_step=questioner_step,
+      )
+      bar.set_postfix(fdr=f"{numbers['rollout/fdr']:.2f}", refresh=False)
+
+
+def ask_heldout(
+  run: Run, method: str, params: Any, questioner_step: int, ask: Ask = one_turn
+) -> None:
   """The second protocol: the final policy on images it never saw.
 
   Each host asks about its part of every batch. The shards themselves say where a run
@@ -227,8 +297,7 @@ def ask_heldout(run: Run, method: str, params, questioner_step: int) -> None:
   with run.stop.deferred():
     for step in bar:
       images, inputs = next(source)
-      samples = run.agent.sample(params, inputs, run.key(step, stream=1))
-      result = run.judge(images, run.agent.texts(samples), None, step)
+      result, _ = ask(run, params, images, inputs, run.key(step, stream=1), step)
       run.write(
         images,
         result,

@@ -1,179 +1,70 @@
-"""Supervised fine-tuning: next-token loss on texts that continue a shared prompt.
+"""SFT: the questioner is fine-tuned on questions that others found, then it asks.
 
-Each image and its prompt run once; the texts about that image are rows that attend to
-it. Several short texts may share a row as segments that don't see each other.
+corpus -> fine-tuning -> images -> questions -> answers -> verdicts
+
+The corpus (`config.sft.corpus`) is other people's finds: benchmarks that models fail,
+or on the testbed the failures of another answerer. Its questions are learned in the
+format of RL's responses, so that the policy can be trained by GRPO afterwards.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
-
-import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
-from flax import nnx
+from absl import logging
+
+from fmd_jax import data, sharding
+from fmd_jax.checkpoint import Checkpoints
+from fmd_jax.methods import training, tuning
+from fmd_jax.methods.keeper import moving
+from fmd_jax.methods.run import Run, ask_heldout, ask_training
+from fmd_jax.update import TrainState, policy_params
+
+NAME = "sft"
 
 
-class SftBatch(NamedTuple):
-  """B images, G rows each of T tokens; `M` visual tokens in all.
+def run(run: Run) -> None:
+  """Fine-tunes, asks `config.steps` steps, then about unseen images; nothing adapts."""
+  state = fine_tuned(run)
+  params = policy_params(state, jnp.dtype(run.config.precision.compute))
+  updates = int(state.step)
+  ask_training(run, NAME, params, range(run.config.steps), updates)
+  ask_heldout(run, NAME, params, updates)
 
-  Attributes:
-    image_features: [M, F] from `encode_images`; the vision tower is frozen here.
-    prompt_ids: [B, P] the shared prompt, right padded.
-    prompt_positions: [3, B, P] its M-RoPE positions.
-    prompt_mask: bool [B, P].
-    tokens: int [B, G, T].
-    positions: int [B, G, T] positions, the same on the three axes.
-    segments: int [B, G, T] which text a token belongs to; -1 is padding.
-    weights: fp32 [B, G, T] loss weight of predicting `tokens[t + 1]` at t.
+
+def fine_tuned(run: Run) -> TrainState:
+  """The state after fine-tuning; made once in a workdir, whichever method needs it.
+
+  Leaves the questioner in `questioner_hf_sft/`.
   """
-
-  image_features: jax.Array
-  prompt_ids: jax.Array
-  prompt_positions: jax.Array
-  prompt_mask: jax.Array
-  tokens: jax.Array
-  positions: jax.Array
-  segments: jax.Array
-  weights: jax.Array
-
-
-class Rows(NamedTuple):
-  """What the model makes of a batch.
-
-  Attributes:
-    logits: fp32 [B, G, T, V].
-    prefix: keys and values of the prompt, each [L, B, P, KV, h].
-    tapped: [B, G, T, D] after the tapped layer, or None.
-  """
-
-  logits: jax.Array
-  prefix: tuple[jax.Array, jax.Array]
-  tapped: jax.Array | None
-
-
-# (model, rows, batch, targets) -> a loss to add, and metrics
-Auxiliary = Callable[[Any, Rows, SftBatch, Any], tuple[jax.Array, dict]]
-
-
-def segment_mask(segments: jax.Array) -> jax.Array:
-  """Causal mask bool [B, G, T, T] in which segments don't see each other."""
-  same = segments[..., :, None] == segments[..., None, :]
-  length = segments.shape[-1]
-  return same & jnp.tril(jnp.ones((length, length), bool))
-
-
-def rows_of(model, batch: SftBatch, tap: int | None = None) -> Rows:
-  """Runs the prompts once and the rows on top of them.
-
-  Args:
-    model: the vision-language model.
-    batch: see `SftBatch`.
-    tap: number of the layer whose output is wanted too; None for none.
-  """
-  prompt = model.embed(batch.prompt_ids, batch.image_features)[:, None]
-  length = batch.prompt_ids.shape[1]
-  causal = jnp.tril(jnp.ones((length, length), bool))
-  visible = causal & batch.prompt_mask[:, None, None, :]
-  _, kv = model.language(prompt, batch.prompt_positions[:, :, None], visible)
-  prefix = jax.tree.map(lambda a: a[:, :, 0], kv)
-  rows = model.embed(batch.tokens.reshape(batch.tokens.shape[0], -1), None)
-  out = model.language(
-    rows.reshape(*batch.tokens.shape, -1),
-    jnp.broadcast_to(batch.positions[None], (3, *batch.positions.shape)),
-    segment_mask(batch.segments),
-    prefix=prefix,
-    prefix_mask=batch.prompt_mask,
-    **({} if tap is None else {"tap": tap}),
+  config, agent = run.config, run.agent
+  corpus = data.open_corpus(
+    tuple(config.sft.corpus), allow_noncommercial=config.sft.allow_noncommercial
   )
-  return Rows(model.unembed(out[0]), prefix, None if tap is None else out[2])
+  for origin in corpus.origins:
+    logging.info("fine-tuning on %s", origin)
+  updates = tuning.updates_of(corpus, config.sft.epochs, config.images_per_step)
 
+  # ---- state: from the folder, or from the last checkpoint -----------------------
+  optimizer = training.make_optimizer(config, config.sft.learning_rate, updates)
+  with sharding.use(agent.mesh):
+    state = training.make_state(config, agent.model, optimizer)
+  agent.release()
+  update = tuning.make_update(config, agent, optimizer)
+  folder = run.workdir / "checkpoints" / NAME
+  with Checkpoints(folder, config.checkpoint.keep) as checkpoints:
+    if checkpoints.latest() is not None:
+      state = state._replace(**checkpoints.restore(moving(state)).state)
 
-def loss(
-  model,
-  batch: SftBatch,
-  targets: Any = None,
-  auxiliary: Auxiliary | None = None,
-  tap: int | None = None,
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """Weighted mean cross-entropy, plus an auxiliary loss.
-
-  Args:
-    model: the vision-language model.
-    batch: see `SftBatch`.
-    targets: what the auxiliary loss aims at.
-    auxiliary: None for plain fine-tuning.
-    tap: the layer whose output the auxiliary loss sees.
-
-  Returns:
-    The scalar loss, and `loss`, `accuracy` and the auxiliary's own metrics.
-  """
-  rows = rows_of(model, batch, tap)
-  logits = rows.logits[:, :, :-1]
-  next_tokens, weights = batch.tokens[:, :, 1:], batch.weights[:, :, :-1]
-  nll = optax.softmax_cross_entropy_with_integer_labels(logits, next_tokens)
-  value = (nll * weights).sum() / jnp.maximum(weights.sum(), 1.0)
-  hits = (logits.argmax(-1) == next_tokens) * (weights > 0)
-  accuracy = hits.sum() / jnp.maximum((weights > 0).sum(), 1)
-  metrics = {"loss": value, "accuracy": accuracy}
-  if auxiliary is not None:
-    more, named = auxiliary(model, rows, batch, targets)
-    value, metrics = value + more, metrics | named
-  return value, metrics
-
-
-def make_step(
-  graphdef,
-  optimizer: optax.GradientTransformation,
-  auxiliary: Auxiliary | None = None,
-  tap: int | None = None,
-):
-  """Builds the jitted step `(params, frozen, opt_state, batch, targets)`.
-
-  `params` and `frozen` are disjoint states of the model (`nnx.split` with a filter).
-
-  Returns:
-    A function giving `(params, opt_state, metrics)`; it donates the first and third.
-  """
-
-  def step(params, frozen, opt_state, batch, targets):
-    def objective(params):
-      model = nnx.merge(graphdef, params, frozen)
-      return loss(model, batch, targets, auxiliary, tap)
-
-    (_, metrics), grads = jax.value_and_grad(objective, has_aux=True)(params)
-    updates, opt_state = optimizer.update(grads, opt_state, params)
-    return optax.apply_updates(params, updates), opt_state, metrics
-
-  return jax.jit(step, donate_argnums=(0, 2))
-
-
-def pack(texts: list[tuple[np.ndarray, np.ndarray]], rows: int, length: int):
-  """Lays texts into rows of tokens, greedily.
-
-  Args:
-    texts: (ids [S], learned bool [S]) of each text, in the order of preference.
-    rows: G.
-    length: T.
-
-  Returns:
-    tokens, offsets (position within the text), segments, weights (all [G, T]) and
-    `(index of the text, row, start)` of each text that found room.
-  """
-  tokens = np.zeros((rows, length), np.int32)
-  offsets = np.zeros((rows, length), np.int32)
-  segments = np.full((rows, length), -1, np.int32)
-  weights = np.zeros((rows, length), np.float32)
-  used, placed = [0] * rows, []
-  for index, (ids, learned) in enumerate(texts):
-    row = next((r for r in range(rows) if used[r] + len(ids) <= length), None)
-    if row is None:
-      continue
-    span = slice(used[row], used[row] + len(ids))
-    tokens[row, span], offsets[row, span] = ids, np.arange(len(ids))
-    segments[row, span] = index
-    # The loss at t is on token t + 1 of the same text.
-    weights[row, span.start : span.stop - 1] = learned[1:]
-    placed.append((index, row, used[row]))
-    used[row] += len(ids)
-  return tokens, offsets, segments, weights, placed
+    # ---- the updates -------------------------------------------------------------
+    done = int(state.step)
+    state = tuning.fine_tune(
+      run,
+      f"{NAME} on {len(corpus)} images",
+      corpus,
+      state,
+      update,
+      range(done, updates),
+      stream=0,
+      measure=run.measurements(f"{NAME}_tuning", done).write,
+      keep=lambda number, state: checkpoints.save(number, moving(state), {}, None),
+    )
+  run.export(state, f"questioner_hf_{NAME}")
+  return state

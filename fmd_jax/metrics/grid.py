@@ -1,21 +1,25 @@
 """A grid of runs as one table: every arm beside Zero Shot, seed by seed and on average.
 
-evaluations/*.parquet and metrics.json of many workdirs -> table -> Markdown, CSV
+evaluations/*.parquet and metrics.json of many workdirs -> table; `layout` shows it
 """
 
 import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from fmd_jax.metrics import versus
 from fmd_jax.metrics.comparison import compare
 from fmd_jax.metrics.diversity import prefix_entropy, rarefied, vendi
 from fmd_jax.metrics.planted import BUDGET, area_ratio
-from fmd_jax.metrics.rates import flags, rates
+from fmd_jax.metrics.rates import distinct_failures, flags, rates
+from fmd_jax.metrics.skills import mean_skill_rate, n_skills, skill_coverage
+from fmd_jax.metrics.versus import by_skill
+from fmd_jax.records.measurements import totals
 
 BASELINE = "zero_shot"
 # protocol -> what the file of a method's evaluations ends with.
@@ -27,10 +31,17 @@ METRICS = {
   "qvr_points_reference": ("QVR − reference, points", 1),
   "fdr": ("FDR", 3),
   "fdr_ratio": ("FDR / Zero Shot", 2),
+  "skill_fdr": ("FDR per skill", 3),  # mean over those of more than 100 questions
+  "failures": ("distinct failures", 0),
+  "failures_per_1000": ("per 1000 verifier calls", 1),
   "sd": ("SD", 2),
   "sd_ratio": ("SD / Zero Shot", 2),
   "ld": ("LD", 3),
   "ld_ratio": ("LD / Zero Shot", 2),
+  "skills": ("# Skills", 1),
+  "skill_coverage": ("skills a question", 2),
+  "exclusive_skills": ("exclusive skills", 1),
+  "exclusive_fdr": ("their FDR", 3),
   # Of the first 6000 questions, or of all where fewer were asked; see `planted`.
   "recall": ("planted: recall", 2),
   "precision": ("precision", 2),
@@ -50,8 +61,10 @@ class Asked(NamedTuple):
     seed: of the run.
     method: e.g. "grpo".
     protocol: "during" or "after".
-    rows: the evaluator's verdicts: image_id, status, question, valid, correct.
+    rows: the evaluator's verdicts: image_id, status, question, valid, correct, and
+      skills where they are known.
     planted: what `planted_truth` says of it; {} when unknown.
+    calls: requests to the verifier; None where nobody counted them.
   """
 
   arm: str
@@ -60,6 +73,7 @@ class Asked(NamedTuple):
   protocol: str
   rows: pd.DataFrame
   planted: Mapping[str, Any]
+  calls: int | None = None
 
 
 def read(workdir: pathlib.Path, arm: str, seed: int) -> list[Asked]:
@@ -76,10 +90,16 @@ def read(workdir: pathlib.Path, arm: str, seed: int) -> list[Asked]:
     for protocol, suffix in PROTOCOLS.items():
       path = workdir / "evaluations" / f"{method}{suffix}.parquet"
       if path.is_file():
-        rows = pd.read_parquet(path, columns=_COLUMNS)
+        rows = pd.read_parquet(path)
+        rows = rows[[*_COLUMNS, *({"skills"} & set(rows))]]
         planted = known[method].get(protocol, {}).get("planted") or {}
-        out.append(Asked(arm, seed, method, protocol, rows, planted))
+        calls = _verifier_calls(workdir, method) if protocol == "during" else None
+        out.append(Asked(arm, seed, method, protocol, rows, planted, calls))
   return out
+
+
+def _verifier_calls(workdir: pathlib.Path, method: str) -> int | None:
+  return totals(workdir, "budget").get(method, {}).get("verifier_calls")
 
 
 def make_table(
@@ -87,6 +107,9 @@ def make_table(
   embed: Callable[[list[str]], Float[np.ndarray, "N E"]],
   paper: Mapping[str, Mapping[str, float]] | None = None,
   reference: str | None = None,
+  group: Collection[str] = (),
+  columns: Sequence[str] = (),
+  about: str = "",
 ) -> dict[str, Any]:
   """Measures all runs of a grid alike.
 
@@ -101,6 +124,10 @@ def make_table(
     paper: row -> metric -> the paper's number, in the units of this table.
     reference: the arm that an ablation takes a part away from; the others' QVR is
       compared with that of its run with the same method and seed.
+    group: rows that are compared with all others, seed by seed ("versus"); exclusive
+      skills are those that one side has and the other has not.
+    columns: the metrics that are shown; all that are known when empty.
+    about: what the numbers are of, for the reader.
 
   Returns:
     Plain JSON. "common_n": protocol -> that number of questions, or None. "rows": one
@@ -108,15 +135,18 @@ def make_table(
     valid, and each of `METRICS` as value, low, high; None is what cannot be said.
     "means": the same over the seeds of a row, with the list "seeds"; low and high
     enclose the intervals of all seeds, or the values where a metric has no interval.
-    "paper": as given.
+    "versus": for each row of `group` and each other row: row, other, protocol, seeds,
+    "each" (the FDR ratio of every seed) and over the seeds fdr_ratio, ld_ratio and
+    qvr_points. "paper", "columns", "about": as given.
   """
   names = _names(runs)
   texts = sorted(set().union(*map(_valid, runs)))
   vectors = dict(zip(texts, embed(texts) if texts else ()))
-  table: dict[str, Any] = {"common_n": {}, "rows": [], "means": []}
+  table: dict[str, Any] = {"common_n": {}, "rows": [], "means": [], "versus": []}
   for protocol in PROTOCOLS:
     own = [run for run in runs if run.protocol == protocol]
     diversities, table["common_n"][protocol] = _diversities(own, vectors)
+    titles = [names[run.arm, run.method] for run in own]
     rows = [
       {
         "row": names[run.arm, run.method],
@@ -126,13 +156,37 @@ def make_table(
         "protocol": protocol,
         "questions": len(run.rows),
         **_numbers(own, diversities, place, reference),
+        **_exclusive(own, titles, place, group),
       }
       for place, run in enumerate(own)
     ]
     table["rows"] += rows
     for name in dict.fromkeys(row["row"] for row in rows):
       table["means"].append(_mean([row for row in rows if row["row"] == name]))
-  return table | {"paper": {row: dict(values) for row, values in (paper or {}).items()}}
+    for pair in versus.pairs(rows, group, _compare_two(own, rows)):
+      found = pair.pop("found")
+      merged = {name: _enclose([one[name] for one in found]) for name in found[0]}
+      each = [one["fdr_ratio"] for one in found]
+      table["versus"].append(pair | {"each": each, **merged})
+  printed = {row: dict(values) for row, values in (paper or {}).items()}
+  return table | {"paper": printed, "columns": list(columns), "about": about}
+
+
+def _compare_two(runs: Sequence[Asked], rows: Sequence[Mapping[str, Any]]):
+  """Compares two rows of a protocol; `rows` are those of `runs`, in their order."""
+  places = {id(row): place for place, row in enumerate(rows)}
+
+  def two(row: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    run, base = runs[places[id(row)]], runs[places[id(other)]]
+    lds = row["ld"]["value"], other["ld"]["value"]
+    ratio = None if None in lds or not lds[1] else lds[0] / lds[1]
+    return {
+      "fdr_ratio": compare(run.rows, base.rows, "fdr", seed=run.seed)["ratio"],
+      "ld_ratio": _cell(ratio),
+      "qvr_points": _qvr_points(run, base.rows),
+    }
+
+  return two
 
 
 def _names(runs: Sequence[Asked]) -> dict[tuple[str, str], str]:
@@ -155,6 +209,21 @@ def _valid(run: Asked) -> list[str]:
   return run.rows.loc[flags(run.rows)["valid"], "question"].tolist()
 
 
+def _exclusive(runs, titles, place: int, group: Collection[str]) -> dict[str, Any]:
+  """Exclusive skills of a run and their failure rate, among those of its seed."""
+  run, title = runs[place], titles[place]
+  others = [
+    by_skill(other.rows)
+    for other, name in zip(runs, titles)
+    if other.seed == run.seed and name in versus.rivals(title, titles, group)
+  ]
+  if not group or not others or "skills" not in run.rows:
+    return {}
+  own = versus.exclusive(by_skill(run.rows), others)
+  rate = (own["failures"] / own["n"]).mean() if len(own) else None
+  return {"exclusive_skills": _cell(float(len(own))), "exclusive_fdr": _cell(rate)}
+
+
 def _diversities(runs, vectors) -> tuple[list[dict[str, Any]], int | None]:
   """SD and LD of each run at one N, their number of valid questions, and this N."""
   valid = [_valid(run) for run in runs]
@@ -168,9 +237,13 @@ def _diversities(runs, vectors) -> tuple[list[dict[str, Any]], int | None]:
     def ld(at, questions=questions):
       return prefix_entropy([questions[i] for i in at])["ld"] or 0.0
 
+    measures = {"sd": sd, "ld": ld}
+    if "skills" in run.rows:
+      own = run.rows.loc[flags(run.rows)["valid"], "skills"].tolist()
+      measures["skills"] = lambda at, own=own: n_skills([own[i] or () for i in at])
     measured = {
       name: rarefied(measure, len(questions), common, seed=run.seed)
-      for name, measure in (("sd", sd), ("ld", ld))
+      for name, measure in measures.items()
     }
     out.append({"valid": len(questions), **measured})
   return out, common or None
@@ -181,7 +254,16 @@ def _numbers(runs, diversities, place: int, reference: str | None) -> dict[str, 
   run, own = runs[place], diversities[place]
   found = rates(run.rows, seed=run.seed)
   cells = {name: _cell(*found[name][:3]) for name in ("qvr", "fdr")}
-  cells |= {name: _cell(own[name]) for name in ("sd", "ld")}
+  cells |= {name: _cell(own[name]) for name in ("sd", "ld", "skills") if name in own}
+  cells["failures"] = _cell(distinct_failures(run.rows))
+  if run.calls:
+    per_call = 1000 * cells["failures"]["value"] / run.calls
+    cells["failures_per_1000"] = _cell(per_call)
+  if "skills" in run.rows:
+    known = run.rows.loc[flags(run.rows)["valid"], "skills"].dropna()
+    cells["skill_coverage"] = _cell(skill_coverage(known.tolist()))
+    rate = mean_skill_rate(run.rows, seed=run.seed)
+    cells["skill_fdr"] = _cell(*(rate[end] for end in _ENDS))
   base = _baseline(runs, run)
   if base is not None:
     zero_shot = runs[base].rows
@@ -260,66 +342,3 @@ def _enclose(cells: Sequence[Mapping[str, float | None]]) -> dict[str, float | N
     None if None in lows else min(lows),
     None if None in highs else max(highs),
   )
-
-
-def long(table: Mapping[str, Any]) -> pd.DataFrame:
-  """The means as row, metric, protocol, mean, low, high, seeds (how many), paper.
-
-  What is not known is left out, or NaN. The paper does not say which protocol its
-  numbers are of: they stand beside both.
-  """
-  lines = []
-  for mean in table["means"]:
-    for name in METRICS:
-      cell = mean[name]
-      if cell["value"] is not None:
-        paper = table["paper"].get(mean["row"], {}).get(name)
-        ends = (cell["value"], cell["low"], cell["high"], cell["seeds"], paper)
-        lines.append((mean["row"], name, mean["protocol"], *ends))
-  names = ["row", "metric", "protocol", "mean", "low", "high", "seeds", "paper"]
-  return pd.DataFrame(lines, columns=names).astype({"paper": float})
-
-
-def markdown(table: Mapping[str, Any]) -> str:
-  """The table as text: for each protocol the means, the paper's numbers, the seeds."""
-  parts = []
-  for protocol, common in table["common_n"].items():
-    means = [row for row in table["means"] if row["protocol"] == protocol]
-    if not means:
-      continue
-    size = "" if common is None else f" (SD and LD of {common:,} valid questions)"
-    shown = [n for n in METRICS if any(row[n]["value"] is not None for row in means)]
-    lines = []
-    for row in means:
-      seeds = ", ".join(map(str, row["seeds"]))
-      lines.append([row["row"], seeds, *(_text(row[n], METRICS[n][1]) for n in shown)])
-      if row["row"] in table["paper"]:
-        cells = [_cell(table["paper"][row["row"]].get(n)) for n in shown]
-        texts = [_text(cell, METRICS[n][1]) for cell, n in zip(cells, shown)]
-        lines.append([f"{row['row']}, the paper", "", *texts])
-    parts += [f"## {protocol}, mean over seeds{size}", "", _pipes(shown, lines), ""]
-    lines = [
-      [row["row"], str(row["seed"]), *(_text(row[n], METRICS[n][1]) for n in shown)]
-      for row in table["rows"]
-      if row["protocol"] == protocol
-    ]
-    parts += [f"## {protocol}, seed by seed", "", _pipes(shown, lines), ""]
-  return "\n".join(parts)
-
-
-def _text(cell: Mapping[str, float | None], digits: int) -> str:
-  if cell["value"] is None:
-    return ""
-  text = f"{cell['value']:.{digits}f}"
-  if cell["low"] is None and cell["high"] is None:
-    return text
-  low, high = (
-    infinite if cell[end] is None else f"{cell[end]:.{digits}f}"
-    for end, infinite in (("low", "−∞"), ("high", "∞"))
-  )
-  return f"{text} [{low}, {high}]"
-
-
-def _pipes(shown: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-  head = ["row", "seed", *(METRICS[name][0] for name in shown)]
-  return "\n".join(f"| {' | '.join(x)} |" for x in (head, ["---"] * len(head), *lines))

@@ -29,8 +29,8 @@ from fmd_jax.sharding import BATCH, constrain
 # one, [B * KV * G, h, S] and [B * KV * G, S, h]: were it reshaped between writing and
 # reading, XLA would copy it three times a token.
 Stacks = tuple[tuple[Array, Array], ...]
-# Of the product that ends a layer.
-_PARTS = 4
+# Of the products that end attention and MLP.
+_PARTS = (2, 4)
 Step = Callable[[Array, Array, Stacks, Array], tuple[Array, Stacks]]
 
 
@@ -161,10 +161,11 @@ def make_step(
         at_place = lambda kv: jax.lax.dynamic_index_in_dim(kv, place, keepdims=False)  # noqa: E731
         own = [at_place(kv) for kv in written]
       mixed = _attend(q, prefix, prefix_mask, tuple(own), seen)
-      x = constrain(x + block.self_attn.output(mixed), BATCH, "...", None)
       # Alone: on a CPU, where a product of few rows and columns keeps one core busy.
-      parts = _PARTS if place is None else 1
-      x = x + block.mlp(block.post_attention_layernorm(x), parts)
+      parts = _PARTS if place is None else (1, 1)
+      mixed = block.self_attn.output(mixed, parts[0])
+      x = constrain(x + mixed, BATCH, "...", None)
+      x = x + block.mlp(block.post_attention_layernorm(x), parts[1])
       return constrain(x, BATCH, "...", None), tuple(written)
 
     def scanned(carry: Any, inputs: Any) -> tuple[Any, None]:

@@ -76,8 +76,10 @@ class Attention(nnx.Module):
     )
     return q, k, v
 
-  def output(self, mixed: Float[Array, "B G T H h"]) -> Float[Array, "B G T D"]:
-    return self.o_proj(mixed.reshape(*mixed.shape[:-2], -1))
+  def output(
+    self, mixed: Float[Array, "B G T H h"], parts: int = 1
+  ) -> Float[Array, "B G T D"]:
+    return self.o_proj(mixed.reshape(*mixed.shape[:-2], -1), parts)
 
 
 def _residual(x: Float[Array, "B ..."]) -> Float[Array, "B ..."]:

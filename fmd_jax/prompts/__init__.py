@@ -9,9 +9,9 @@ import importlib.resources
 import json
 
 from fmd_jax.prompts.questioner import response
-from fmd_jax.prompts.templates import ROLES, render, version
+from fmd_jax.prompts.templates import ROLES, Messages, render, version
 
-__all__ = ["ROLES", "attacks", "render", "response", "version"]
+__all__ = ["ROLES", "Messages", "attacks", "render", "response", "version"]
 
 
 def attacks() -> list[dict[str, str]]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fmd_jax.prompts import answerer, blind, judge, questioner, taxonomy
+from fmd_jax.prompts import answerer, blind, conme, judge, questioner, taxonomy
 
 Messages = list[dict[str, Any]]
 
@@ -12,6 +12,9 @@ _TEMPLATES = {
   "questioner": (questioner.VERSION, questioner.messages),
   "answerer": (answerer.VERSION, answerer.messages),
   "blind": (blind.VERSION, blind.messages),
+  "conme_describe": (conme.VERSION, conme.describe),
+  "conme_compare": (conme.VERSION, conme.compare),
+  "conme_harder": (conme.VERSION, conme.harder),
   "verifier": (judge.VERSION, judge.messages),
   "evaluator": (judge.VERSION, judge.messages),
   "annotator": ("annotator/1", taxonomy.annotator),
@@ -27,8 +30,8 @@ def render(role: str, **fields: Any) -> Messages:
   Args:
     role: one of `ROLES`.
     **fields: questioner: `k`; answerer and blind: `question`; verifier and evaluator:
-      `question` and `answer`; annotator: `question`; namer: `phrases` and
-      `keywords`; organizer: `skills`.
+      `question` and `answer`; those of ConMe's turns: see `prompts.conme`;
+      annotator: `question`; namer: `phrases` and `keywords`; organizer: `skills`.
 
   Returns:
     Chat messages in the Hugging Face format; an image is `{"type": "image"}`.

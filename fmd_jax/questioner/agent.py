@@ -1,5 +1,7 @@
 """A questioner ready to ask: its folder, its prompt, its sampler."""
 
+import copy
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -63,15 +65,16 @@ class Agent:
       config, self.processor.special_ids, self.processor.vocab_size
     )
     self._messages = prompts.render("questioner", k=questions)
-    self._sample = make_sampler(
+    self._sampler = functools.partial(
+      make_sampler,
       self.graphdef,
-      group_size=group_size,
       max_new_tokens=max_new_tokens,
       temperature=temperature,
       allowed_tokens=self.allowed_tokens,
       eos_ids=config.eos_token_ids,
       pad_id=config.pad_token_id,
     )
+    self._sample = self._sampler(group_size=group_size)
 
   @property
   def model(self) -> models.QwenVL:
@@ -87,12 +90,33 @@ class Agent:
     """Lets the loaded parameters go: a training has copies of its own."""
     self._model = None
 
+  def untrained(self, dtype: Any) -> Any:
+    """The folder's own parameters in a type, as `sample` takes them."""
+    return jax.tree.map(lambda x: x.astype(dtype), nnx.state(self.model))
+
+  def with_group(self, size: int) -> "Agent":
+    """The same questioner, giving another number of responses to each prompt."""
+    other = copy.copy(self)
+    other._sample = self._sampler(group_size=size)
+    return other
+
   def prepare(self, images: Sequence[ImageExample]) -> Inputs:
     """What the model sees of B images; see `encode` and `place`."""
     return self.place(self.encode(images, Workers()))
 
-  def encode(self, images: Sequence[ImageExample], workers: Workers) -> Batch:
-    """Prompts and patches of B images: NumPy, and no other process is asked."""
+  def encode(
+    self,
+    images: Sequence[ImageExample],
+    workers: Workers,
+    messages: Sequence[prompts.Messages] | None = None,
+  ) -> Batch:
+    """Prompts and patches of B images: NumPy, and no other process is asked.
+
+    Args:
+      images: one for each prompt.
+      workers: who resize them.
+      messages: the prompts, each with one image; None: the questioner's for all.
+    """
     settings = self.processor.image_settings
 
     def pixels_of(image: ImageExample) -> pixels.Pixels:
@@ -103,7 +127,8 @@ class Agent:
       )
 
     seen = workers.map(pixels_of, images)
-    return self.processor.encode([self._messages] * len(images), [[x] for x in seen])
+    messages = messages or [self._messages] * len(images)
+    return self.processor.encode(messages, [[x] for x in seen])
 
   def place(self, batch: Batch) -> Inputs:
     """Encoded images with positions and vision plan, on the mesh; see `make_inputs`.
@@ -159,6 +184,10 @@ class Agent:
       [self.processor.decode(row[:n]) for row, n in zip(group, ns, strict=True)]
       for group, ns in zip(*self.tokens(samples), strict=True)
     ]
+
+  def spent(self, samples: Samples) -> dict[str, float]:
+    """`budget/questioner_tokens`, those of this process's responses."""
+    return {"budget/questioner_tokens": int(self.tokens(samples)[1].sum())}
 
   def with_params(self, params: tuple) -> nnx.Module:
     """The model with other parameters, for export."""

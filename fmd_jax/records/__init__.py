@@ -6,7 +6,7 @@ from fmd_jax.records.manifest import (
   differences,
   write_manifest,
 )
-from fmd_jax.records.measurements import Measurements, read_measurements
+from fmd_jax.records.measurements import Measurements, read_measurements, totals
 from fmd_jax.records.reader import methods, read, read_table, steps, whole_steps
 from fmd_jax.records.schema import SCHEMA, SCHEMA_VERSION
 from fmd_jax.records.writer import (
@@ -29,6 +29,7 @@ __all__ = [
   "read_measurements",
   "read_table",
   "steps",
+  "totals",
   "whole_steps",
   "write_image",
   "write_manifest",

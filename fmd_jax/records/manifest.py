@@ -153,6 +153,7 @@ def write_manifest(
   seeds: Mapping[str, int],
   models: Mapping[str, Any],
   prompts: Mapping[str, str],
+  data: Mapping[str, Any] | None = None,
   argv: Sequence[str] | None = None,
   may_differ: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -164,6 +165,7 @@ def write_manifest(
     seeds: every seed the run draws from, by name.
     models: role -> identity (name, revision), never an address.
     prompts: role -> version of its prompt.
+    data: what the images are, and which were left out, by what they are for.
     argv: the command line; None takes this process's.
     may_differ: as in `check_config`.
 
@@ -182,6 +184,7 @@ def write_manifest(
     "packages": _packages(),
     "models": dict(models),
     "prompts": dict(prompts),
+    "data": dict(data or {}),
   }
   path = folder / "manifest.json"
   if resumed and path.exists():

@@ -78,6 +78,21 @@ class Measurements:
     self._curves.write(int(step), numbers)
 
 
+def totals(workdir: epath.PathLike, family: str) -> dict[str, dict[str, float]]:
+  """Sums over the steps of a family's numbers: method -> name -> sum.
+
+  What nobody measured is left out: it is not 0.
+  """
+  out: dict[str, dict[str, float]] = {}
+  for row in read_rows(workdir):
+    for key, value in row.items():
+      if key.startswith(f"{family}/") and value is not None:
+        own = out.setdefault(row["method"], {})
+        name = key.partition("/")[2]
+        own[name] = own.get(name, 0) + value
+  return out
+
+
 def read_measurements(workdir: epath.PathLike, method: str | None = None):
   """A data frame of all rows, or of one method's, with `step` and `method`."""
   rows = read_rows(workdir)

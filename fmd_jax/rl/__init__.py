@@ -8,6 +8,7 @@ from fmd_jax.rl.advantages import SCALES, group_advantages, question_advantages
 from fmd_jax.rl.losses import (
   KL,
   LOSSES,
+  SUPERVISED,
   policy_loss,
   response_weights,
   stale_weights,
@@ -17,6 +18,7 @@ __all__ = [
   "KL",
   "LOSSES",
   "SCALES",
+  "SUPERVISED",
   "group_advantages",
   "policy_loss",
   "question_advantages",

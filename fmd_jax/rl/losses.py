@@ -63,6 +63,12 @@ def truncated_ratio(tokens: Tokens, low: float, high: float) -> Objective:
   return weight * tokens.logprobs, ratio > high
 
 
+def log_likelihood(tokens: Tokens, low: float, high: float) -> Objective:
+  """A logprob: with advantages of 1 the supervised loss, whoever wrote the text."""
+  del low, high
+  return tokens.logprobs * tokens.advantages, jnp.zeros(tokens.logprobs.shape, bool)
+
+
 # ---- what a response weighs --------------------------------------------------------
 
 
@@ -143,6 +149,8 @@ LOSSES = {
   "gspo": Loss(clipped_sequence_ratio, response_mean),  # Zheng et al. 2025
   "cispo": Loss(truncated_ratio, token_mean),  # MiniMax-M1, 2025
 }
+# Of given texts: the cross-entropy of their tokens, which all weigh the same.
+SUPERVISED = Loss(log_likelihood, token_mean)
 
 # Estimates of KL(policy || reference) at a sampled token, of d = ref - new. The
 # gradient of k1 is 0 in the mean: it is for the metric, not for a penalty.

@@ -12,13 +12,14 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from fmd_jax import answerer, rewards, verifier
-from fmd_jax.inference import Embedder, Generator
+from fmd_jax.inference import Embedder, Generator, Reply, Request, protocol
 from fmd_jax.questioner.parsing import parse_response
 from fmd_jax.types import Answer, ImageExample, Question, Verdict
 
 T = TypeVar("T")
 # Slots that are answered at once, at least: the verifier waits for so many.
 _PART = 256
+SPENT = tuple(f"{r}_{n}" for r in ("answerer", "verifier") for n in ("calls", "tokens"))
 
 
 class Roles(NamedTuple):
@@ -56,12 +57,15 @@ class Judged:
     shape: (B, G).
     vectors: question -> [E] of those that the semantic term compares.
     seconds: time spent by stage.
+    calls: what answerer and verifier were asked, by the names of `SPENT`: copies are
+      one call, each retry is one; tokens written, where an engine tells.
   """
 
   slots: list[tuple[Question, Answer, Verdict]]
   shape: tuple[int, int]
   vectors: dict[str, np.ndarray]
   seconds: dict[str, float]
+  calls: dict[str, int]
 
 
 class Judges:
@@ -76,6 +80,7 @@ class Judges:
     """`k` is K, the slots of a response."""
     self._roles, self._k, self._limits = roles, k, limits
     self._answering, self._verifying = _Stage("answer"), _Stage("verify")
+    self._lock = threading.Lock()
 
   def hand(
     self,
@@ -105,30 +110,35 @@ class Judges:
     # Whole images: what repeats itself does so within an image, and is asked once.
     size = -(-_PART // each) * each
     seconds = {"answer": 0.0, "verify": 0.0, "reward": 0.0}
+    calls = dict.fromkeys(SPENT, 0)
     judged = []
     for part in (pairs[at : at + size] for at in range(0, len(pairs), size)):
-      answers = self._answering.submit(self._answer, part, seed, seconds)
-      judged.append(self._verifying.submit(self._verify, part, answers, seed, seconds))
-    return self._verifying.submit(self._gather, judged, shape, terms, seconds)
+      answers = self._answering.submit(self._answer, part, seed, seconds, calls)
+      more = (part, answers, seed, seconds, calls)
+      judged.append(self._verifying.submit(self._verify, *more))
+    return self._verifying.submit(self._gather, judged, shape, terms, seconds, calls)
 
   def close(self) -> None:
     """Ends when what was handed over is done."""
     self._answering.close()
     self._verifying.close()
 
-  def _answer(self, part, seed, seconds) -> list[Answer]:
+  def _answer(self, part, seed, seconds, calls) -> list[Answer]:
     with _timed(seconds, "answer"):
       return answerer.ask(
-        self._roles.answerer, part, max_tokens=self._limits.answer_tokens, seed=seed
+        self._counted("answerer", calls),
+        part,
+        max_tokens=self._limits.answer_tokens,
+        seed=seed,
       )
 
-  def _verify(self, part, answers: Future, seed, seconds) -> list:
+  def _verify(self, part, answers: Future, seed, seconds, calls) -> list:
     answers = answers.result()
     items = [(*pair, answer) for pair, answer in zip(part, answers, strict=True)]
     limits = self._limits
     with _timed(seconds, "verify"):
       verdicts = verifier.judge(
-        self._roles.verifier,
+        self._counted("verifier", calls),
         items,
         retries=limits.retries,
         max_tokens=limits.judge_tokens,
@@ -137,8 +147,8 @@ class Judges:
         agreement=limits.agreement,
       )
       verdicts = verifier.without_image(
-        self._roles.answerer,
-        self._roles.verifier,
+        self._counted("answerer", calls),
+        self._counted("verifier", calls),
         items,
         verdicts,
         guesses=limits.guesses,
@@ -149,12 +159,41 @@ class Judges:
       )
     return [(*item[1:], v) for item, v in zip(items, verdicts, strict=True)]
 
-  def _gather(self, judged: list[Future], shape, terms, seconds) -> Judged:
+  def _counted(self, role: str, calls: dict[str, int]) -> "_Counted":
+    return _Counted(getattr(self._roles, role), role, calls, self._lock)
+
+  def _gather(self, judged: list[Future], shape, terms, seconds, calls) -> Judged:
     slots = [slot for part in judged for slot in part.result()]
     with _timed(seconds, "reward"):
       texts = rewards.needs_embedding([row_of(*slot) for slot in slots], terms)
       vectors = self._roles.embedder.embed(texts) if texts else []
-    return Judged(slots, shape, dict(zip(texts, vectors, strict=True)), seconds)
+    vectors = dict(zip(texts, vectors, strict=True))
+    return Judged(slots, shape, vectors, seconds, calls)
+
+
+class _Counted:
+  """A generator that counts what it is asked and what it says; threads share counts."""
+
+  def __init__(
+    self, generator: Generator, role: str, calls: dict[str, int], lock: threading.Lock
+  ):
+    self.name, self.revision = generator.name, generator.revision
+    self._generator, self._role = generator, role
+    self._calls, self._lock = calls, lock
+
+  def generate(self, requests: Sequence[Request]) -> list[Reply]:
+    replies = dict(self.stream(requests))
+    return [replies[index] for index in range(len(requests))]
+
+  def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Reply]]:
+    self._add("calls", len(requests))
+    for index, reply in protocol.stream(self._generator, requests):
+      self._add("tokens", reply.tokens)
+      yield index, reply
+
+  def _add(self, what: str, number: int) -> None:
+    with self._lock:
+      self._calls[f"{self._role}_{what}"] += number
 
 
 class _Stage:

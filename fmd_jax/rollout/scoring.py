@@ -37,6 +37,7 @@ class Rollout:
     seconds: time spent by stage.
     step_rows: the rows of all processes, which is what is measured.
     step_scores: their rewards.
+    calls: what all processes asked of the models, see `Judged`.
   """
 
   slots: list[tuple[Question, Answer, Verdict]]
@@ -46,6 +47,7 @@ class Rollout:
   seconds: dict[str, float]
   step_rows: list[rewards.Row]
   step_scores: rewards.StepRewards | None
+  calls: dict[str, int]
 
   @property
   def slot_rewards(self) -> np.ndarray:
@@ -76,27 +78,28 @@ def score(
     wait: gives the future's result, or raises, which all processes then do.
   """
 
-  def tell() -> tuple[list[rewards.Row], dict[str, np.ndarray]]:
+  def tell() -> tuple[list[rewards.Row], dict[str, np.ndarray], dict[str, int]]:
     own = wait(judged)
-    return [row_of(*slot) for slot in own.slots], own.vectors
+    return [row_of(*slot) for slot in own.slots], own.vectors, own.calls
 
   parts = hosts.together(tell)
   own = judged.result()
   begun = time.perf_counter()
-  rows = [row for part, _ in parts for row in part]
+  rows = [row for part, *_ in parts for row in part]
+  calls = {name: sum(c[name] for *_, c in parts) for name in own.calls}
   scores = everyone = None
   totals, mask = np.zeros(own.shape, np.float32), np.zeros(own.shape, bool)
   if banks is not None:
-    vectors = {text: v for _, part in parts for text, v in part.items()}
+    vectors = {text: v for _, part, _ in parts for text, v in part.items()}
     everyone = rewards.score_step(rows, vectors, banks, **dataclasses.asdict(reward))
     banks.append(rows, vectors)
-    first = sum(len(part) for part, _ in parts[: hosts.index()])
+    first = sum(len(part) for part, *_ in parts[: hosts.index()])
     scores = everyone.part(first, first + len(own.slots))
     totals = scores.response_reward.reshape(own.shape).astype(np.float32)
     mask = scores.response_scored.reshape(own.shape)
   spent = own.seconds["reward"] + time.perf_counter() - begun
   seconds = {**own.seconds, "reward": spent}
-  return Rollout(own.slots, scores, totals, mask, seconds, rows, everyone)
+  return Rollout(own.slots, scores, totals, mask, seconds, rows, everyone, calls)
 
 
 def judge_responses(
@@ -150,5 +153,7 @@ def measurements(rollout: Rollout) -> dict[str, float]:
     "rollout/fdr": len(wrong) / len(valid) if valid else float("nan"),
     "rollout/failures": len(wrong),
     "rollout/distinct_prefixes": len(prefixes),
+    "budget/questions": len(status),
+    **{f"budget/{name}": number for name, number in rollout.calls.items()},
     **{f"time/{stage}": seconds for stage, seconds in rollout.seconds.items()},
   }

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 # Of one image. A photograph has 12 to 50 million; a file of a few kilobytes can claim
 # to have thousands of millions.
 MAX_PIXELS = 100_000_000
+MAX_BYTES = 64 << 20  # of one image, encoded
 
 
 def check(data: bytes) -> None:
@@ -48,8 +49,9 @@ class ImageStore:
     self._lock = threading.Lock()
 
   @property
-  def capacity(self) -> int:
-    return self._capacity
+  def largest(self) -> int:
+    """Bytes of the largest image that may come."""
+    return min(self._capacity, MAX_BYTES)
 
   def size(self) -> tuple[int, int]:
     """How many images are here, and their bytes."""
@@ -60,15 +62,14 @@ class ImageStore:
     """Stores an image.
 
     Raises:
-      ValueError: the hash is not that of the bytes, they exceed the capacity, or are
-        no image.
+      ValueError: the hash is not that of the bytes, they are too many, or no image.
     """
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
       raise ValueError(f"image {sha256[:12]}… arrived with the hash {found[:12]}…")
-    if len(data) > self._capacity:
+    if len(data) > self.largest:
       raise ValueError(
-        f"image {sha256[:12]}… has {len(data)} bytes; the store holds {self._capacity}"
+        f"image {sha256[:12]}… has {len(data)} bytes; the store takes {self.largest}"
       )
     check(data)
     with self._lock:

@@ -150,11 +150,11 @@ class Servicer(rpc.SidecarServicer):
       digest = chunk.sha256
       parts.append(chunk.data)
       size += len(chunk.data)
-      if size > self._images.capacity:
+      if size > self._images.largest:
         self._refuse(
           context,
-          f"image {digest[:12]}… has more bytes than the store holds "
-          f"({self._images.capacity})",
+          f"image {digest[:12]}… has more bytes than the store takes "
+          f"({self._images.largest})",
         )
       if chunk.last:
         try:

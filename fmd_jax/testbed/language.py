@@ -1,4 +1,4 @@
-"""Stage 2: the language model, by `methods/sft.py` with a pointer loss on top.
+"""Stage 2: the language model, by packed rows with a pointer loss on top.
 
 A group of heads of the last layer but one is taught to look, from each noun phrase and
 from where the answer starts, at the visual tokens of what is meant. Without such a
@@ -16,8 +16,8 @@ import numpy as np
 from absl import logging
 from flax import nnx
 
-from fmd_jax.methods import sft
 from fmd_jax.models.text import mrope_angles
+from fmd_jax.testbed import packed
 from fmd_jax.testbed.dataset import CELLS, Encoded
 from fmd_jax.testbed.towers import adam
 
@@ -39,7 +39,7 @@ def pointing_layer(config) -> int:
   return config.text.num_hidden_layers - 2
 
 
-def pointer_loss(model, rows: sft.Rows, batch: sft.SftBatch, points):
+def pointer_loss(model, rows: packed.Rows, batch: packed.Batch, points):
   """Cross-entropy of where the last layer but one looks, for a group of its heads.
 
   Args:
@@ -96,7 +96,7 @@ def batch_of(
   features: np.ndarray,
   texts: list[list[Encoded]],
   layout: Layout,
-) -> tuple[sft.SftBatch, np.ndarray, list]:
+) -> tuple[packed.Batch, np.ndarray, list]:
   """Packs the texts of some pictures.
 
   Args:
@@ -117,7 +117,7 @@ def batch_of(
       (np.append([p.last], t.ids).astype(np.int32), np.append([False], t.learned))
       for t in own
     ]
-    tokens, offsets, segments, weights, placed = sft.pack(
+    tokens, offsets, segments, weights, placed = packed.pack(
       rows, layout.rows, layout.length
     )
     for index, row, start in placed:
@@ -136,7 +136,7 @@ def batch_of(
     k: np.stack(v, 1 if k == "prompt_positions" else 0) for k, v in arrays.items()
   }
   flat = features.reshape(-1, features.shape[-1])
-  return sft.SftBatch(image_features=flat, **stacked), points, places
+  return packed.Batch(image_features=flat, **stacked), points, places
 
 
 def train(model, prompts, features, texts, layout: Layout, *, steps, peak, seed):
@@ -154,7 +154,9 @@ def train(model, prompts, features, texts, layout: Layout, *, steps, peak, seed)
   graphdef, frozen, params = nnx.split(model, nnx.PathContains("visual"), ...)
   optimizer = adam(peak, steps)
   opt_state = optimizer.init(params)
-  step = sft.make_step(graphdef, optimizer, pointer_loss, pointing_layer(model.config))
+  step = packed.make_step(
+    graphdef, optimizer, pointer_loss, pointing_layer(model.config)
+  )
   rng, start, history, seen = random.Random(seed), time.time(), [], 0
   kinds = prompts if isinstance(prompts, list) else [prompts]
   for i in range(steps):
@@ -209,8 +211,8 @@ def exact_matches(model, prompt: Prompt, features, texts, layout: Layout) -> lis
   return results
 
 
-def _greedy_next(model, batch: sft.SftBatch) -> jax.Array:
+def _greedy_next(model, batch: packed.Batch) -> jax.Array:
   """bool [B, G, T]: the learned next token is not the likeliest."""
-  logits = sft.rows_of(model, batch).logits
+  logits = packed.rows_of(model, batch).logits
   next_tokens = jnp.roll(batch.tokens, -1, axis=-1)
   return (logits.argmax(-1) != next_tokens) & (batch.weights > 0)

@@ -40,7 +40,7 @@ def make_update_fn(
   temperature: float,
   allowed_tokens: np.ndarray,
   image_token_id: int,
-  loss: str = "grpo",
+  loss: str | losses.Loss = "grpo",
   kl: str = "k3",
   clip_high: float | None = None,
   max_length: int | None = None,
@@ -59,7 +59,7 @@ def make_update_fn(
     temperature: the sampler's.
     allowed_tokens: bool [V], the sampler's.
     image_token_id: the model's.
-    loss: of `losses.LOSSES`.
+    loss: of `losses.LOSSES`, by its name, or `losses.SUPERVISED`.
     kl: of `losses.KL`.
     clip_high: see `losses.policy_loss`; None: as `clip`.
     max_length: the longest response allowed; Dr. GRPO divides by it.
@@ -77,7 +77,7 @@ def make_update_fn(
     counts changes nothing but `step`.
   """
   allowed_tokens = np.asarray(allowed_tokens, bool)
-  member = losses.LOSSES[loss]
+  member = losses.LOSSES[loss] if isinstance(loss, str) else loss
   if member.weights is losses.constant_length and not max_length:
     raise ValueError(f"{loss} needs max_length, the longest response allowed")
 

@@ -20,7 +20,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-from fmd_jax import data, discover, inference, records, rollout, sharding  # noqa: E402
+from fmd_jax import data, inference, records, rollout, sharding  # noqa: E402
 from fmd_jax.inference.engines.oracle import OracleEngine  # noqa: E402
 from fmd_jax.methods import grpo  # noqa: E402
 from fmd_jax.methods.run import Run  # noqa: E402
@@ -96,7 +96,7 @@ def measure(agent, staleness: int, verifier_seconds: float, steps: int) -> dict:
 def main() -> None:
   config = runs.small_config()
   agent = Agent(
-    discover.questioner_folder(config.roles.questioner),
+    inference.checkpoint_folder(config.roles.questioner),
     questions=config.questions_per_image,
     group_size=6,
     max_new_tokens=config.sampling.max_new_tokens,

@@ -81,13 +81,15 @@ class Ours:
     self._config = model.config
     self._graphdef, self._params = nnx.split(model)
     ids = arrays["input_ids"]
-    self._inputs = make_inputs(
+    inputs = make_inputs(
       ids,
       np.array([ids.shape[1]], np.int32),
       arrays["pixel_values"],
       arrays["image_grid_thw"],
       model.config,
     )
+    # The peers have tensors of their own, too.
+    self._inputs = jax.device_put(inputs)
     self._samplers = {}
 
   def __call__(self, group: int, tokens: int) -> float:

@@ -73,7 +73,10 @@ def test_the_request_as_the_endpoint_sees_it(kind, engine, server):
     assert KEY not in body["path"]
     assert body["systemInstruction"]["parts"] == [{"text": "Be short."}]
     image, text = body["contents"][0]["parts"]
-    assert image["inlineData"] == {"data": data, "mimeType": "image/png"}
+    inline = image["inlineData"]
+    assert inline["data"] == data
+    # The client spells it so; protobuf's JSON knows both.
+    assert inline.get("mimeType", inline.get("mime_type")) == "image/png"
     assert text == {"text": "What is it?"}
     config = body["generationConfig"]
     assert (config["maxOutputTokens"], config["temperature"], config["seed"]) == (

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from fmd_jax import discover, records, rewards, rollout
+from fmd_jax import discover, inference, records, rewards, rollout
 from fmd_jax.inference.engines.minilm import MiniLMEngine
 from fmd_jax.inference.engines.scripted import ScriptedEngine
 from fmd_jax.methods import grpo, training
@@ -183,7 +183,7 @@ def test_a_run_with_credit_per_question(tmp_path, monkeypatch):
   advantage = rows["advantage"].to_numpy(float).reshape(shape)
   assert np.abs(advantage[..., 0] - advantage[..., 1]).max() > 0.1
 
-  folder = discover.questioner_folder(config.roles.questioner)
+  folder = inference.checkpoint_folder(config.roles.questioner)
   processor = Processor.from_folder(folder)
   questions = rows["question"].to_numpy(object).reshape(shape)
   opening = [processor.token_id(f"<response_{i}>") for i in (1, 2)]

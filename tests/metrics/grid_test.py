@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from fmd_jax import metrics
-from fmd_jax.metrics import grid
+from fmd_jax.metrics import grid, layout
 
 OPENERS = ["What is", "How many", "Is the", "Which one", "Where are", "Whose hat"]
 
@@ -167,7 +167,7 @@ def test_an_unbounded_interval_stays_one():
   # The greatest finite end would be the other seed's.
   assert mean["low"] is not None
   assert mean["high"] is None
-  assert "∞]" in grid.markdown(table)
+  assert "∞]" in layout.markdown(table)
 
 
 def test_long_and_markdown():
@@ -176,7 +176,7 @@ def test_long_and_markdown():
     asked("bare", BARE, planted={"recall": 0.5}),
   ]
   table = grid.make_table(runs, embed, {"bare": {"qvr": 0.8718, "ld": 0.19}})
-  df = grid.long(table)
+  df = layout.long(table)
   names = ["row", "metric", "protocol", "mean", "low", "high", "seeds", "paper"]
   assert list(df) == names
   line = df[(df["row"] == "bare") & (df["metric"] == "qvr")].iloc[0]
@@ -186,7 +186,7 @@ def test_long_and_markdown():
   line = df[(df["row"] == "bare") & (df["metric"] == "sd")].iloc[0]
   assert math.isnan(line["low"])
   assert math.isnan(line["paper"])
-  text = grid.markdown(table)
+  text = layout.markdown(table)
   lines = text.splitlines()
   assert lines[0] == "## during, mean over seeds (SD and LD of 4 valid questions)"
   # A column that nothing is known of is left out.

@@ -233,7 +233,7 @@ def test_the_store_keeps_what_was_used_last():
     {names[a]: a, names[c]: c},
     [names[b]],
   )
-  with pytest.raises(ValueError, match="store holds"):
+  with pytest.raises(ValueError, match="store takes"):
     store.put(hashlib.sha256(b"x" * 99).hexdigest(), b"x" * 99)
 
 

@@ -2,12 +2,17 @@
 
 failures:///workdir?method=grpo            what a run found, judged by its evaluator
 failures://testbed/answerer_other          the same, shipped with the package
+blink:///data/blink?limit=500&seed=0       a published benchmark in a folder; likewise
+                                           vstar, corecognition, mmvp, mmmu_pro,
+                                           ocrbench_v2, chartqapro
 """
 
 from collections.abc import Sequence
 
+from fmd_jax.data.corpora.benchmarks import Benchmark
 from fmd_jax.data.corpora.corpus import Corpus, Item, Joined, Origin
 from fmd_jax.data.corpora.failures import Failures
+from fmd_jax.data.corpora.published import PUBLISHED
 
 __all__ = ["Corpus", "Item", "Origin", "open_corpus"]
 
@@ -39,13 +44,14 @@ def open_corpus(
 
 
 def _open_one(spec: str, allow_noncommercial: bool) -> Corpus:
-  kinds = {"failures": Failures}
   scheme, mark, rest = spec.partition("://")
-  if not mark or scheme not in kinds:
-    known = ", ".join(f"{kind}://" for kind in kinds)
+  if not mark or scheme not in ("failures", *PUBLISHED):
+    known = ", ".join(f"{kind}://" for kind in ("failures", *PUBLISHED))
     raise ValueError(f"no corpus is named {spec!r}; there are {known}")
   location, _, query = rest.partition("?")
   try:
-    return kinds[scheme](location, query)
+    if scheme == "failures":
+      return Failures(location, query)
+    return Benchmark(scheme, location, query, allow_noncommercial)
   except (ValueError, FileNotFoundError) as error:
     raise type(error)(f"{spec}: {error}") from None

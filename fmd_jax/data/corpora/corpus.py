@@ -21,7 +21,7 @@ class Origin:
     name: of the data set, or the spec of a corpus of our own.
     licence: as its publisher states it; "unstated" where none was found.
     revision: which version of it; a model's identity for failures of that model.
-    url: where to get it; "" for a workdir.
+    repository: of the Hugging Face hub, where it is one; else "".
     noncommercial: whether the licence, or any statement of its publisher, forbids
       commercial use, or nothing allows it.
   """
@@ -29,7 +29,7 @@ class Origin:
   name: str
   licence: str
   revision: str
-  url: str = ""
+  repository: str = ""
   noncommercial: bool = False
 
 

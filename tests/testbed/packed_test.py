@@ -6,7 +6,7 @@ import numpy as np
 from flax import nnx
 
 from fmd_jax import models
-from fmd_jax.methods import sft
+from fmd_jax.testbed import packed
 from tests.models import tiny
 
 
@@ -14,12 +14,12 @@ def _batch(model, texts, rows, length, prompt_length=7):
   """One picture-less prompt and some texts of token ids."""
   width = model.config.text.hidden_size
   prompt = np.arange(1, prompt_length + 1, dtype=np.int32)[None]
-  packed = sft.pack(texts, rows, length)
+  arrays = packed.pack(texts, rows, length)
   tokens, offsets, segments, weights, placed = (
-    a if isinstance(a, list) else a[None] for a in packed
+    a if isinstance(a, list) else a[None] for a in arrays
   )
   positions = np.broadcast_to(np.arange(prompt_length), (3, 1, prompt_length))
-  batch = sft.SftBatch(
+  batch = packed.Batch(
     image_features=jnp.zeros((1, width)),
     prompt_ids=prompt,
     prompt_positions=positions.astype(np.int32),
@@ -40,7 +40,7 @@ def _texts(rng, lengths):
 
 def test_pack_places_each_text_once_and_learns_what_it_should():
   texts = _texts(np.random.default_rng(0), [5, 4, 6, 9, 3])
-  tokens, offsets, segments, weights, placed = sft.pack(texts, rows=2, length=10)
+  tokens, offsets, segments, weights, placed = packed.pack(texts, rows=2, length=10)
   # The 9 finds no room; a packer that stopped there would also lose the 3.
   assert [index for index, _, _ in placed] == [0, 1, 2, 4]
   for index, row, start in placed:
@@ -59,7 +59,7 @@ def test_texts_of_a_row_do_not_see_each_other():
   model = models.init(tiny.config(), seed=0)
   texts = _texts(np.random.default_rng(1), [6, 5, 4])
   prompt, batch, placed = _batch(model, texts, rows=1, length=16)
-  got = np.asarray(sft.rows_of(model, batch).logits)
+  got = np.asarray(packed.rows_of(model, batch).logits)
   for index, row, start in placed:
     ids = texts[index][0]
     plain = np.asarray(model(np.concatenate([prompt, ids])[None]))[0, len(prompt) :]
@@ -80,7 +80,7 @@ def test_loss_is_the_mean_over_learned_tokens():
     for t in range(1, len(ids)):
       if learned[t]:
         total, count = total - logp[t - 1, ids[t]], count + 1
-  value, metrics = sft.loss(model, batch)
+  value, metrics = packed.loss(model, batch)
   # A mean over all tokens, padding included, would be smaller.
   np.testing.assert_allclose(float(value), total / count, rtol=1e-4)
   assert float(metrics["loss"]) == float(value)
@@ -94,7 +94,7 @@ def test_step_learns_and_leaves_the_frozen_part_alone():
   graphdef, frozen, params = nnx.split(model, nnx.PathContains("visual"), ...)
   before = jax.tree.map(np.array, frozen)
   optimizer = optax.adam(1e-2)
-  step = sft.make_step(graphdef, optimizer)
+  step = packed.make_step(graphdef, optimizer)
   opt_state, losses = optimizer.init(params), []
   for _ in range(8):
     params, opt_state, metrics = step(params, frozen, opt_state, batch, None)

@@ -1,0 +1,100 @@
+"""A cloud of folders for the launchers' tests, with fakes of its tools on PATH."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).parents[2]
+SLURM = ("sbatch", "squeue", "scancel", "scontrol", "srun")
+FAKES = {"gcloud": "gcloud", "kubectl": "kubectl"} | dict.fromkeys(SLURM, "slurm")
+# In the place of launch.discover and launch.sidecar on every machine. The first attempt
+# of a run whose $FAKE_CLOUD/die names a worker: that one dies, the others wait for it,
+# as JAX would, until they are told to stop.
+PROGRAM = """#!/bin/bash
+echo "${FMD_JAX_TOKEN-none}" > "$HOME/token"
+case "$2" in launch.sidecar)
+  echo "$@" > "$HOME/served"
+  trap 'echo sidecar stopped; exit 0' TERM
+  echo "sidecar ready at 0.0.0.0:50051"
+  while true; do sleep 0.1; done;;
+esac
+printf '%s\\n' "$*" >> "$HOME/started"
+attempt=$(wc -l < "$HOME/started")
+trap 'echo "saved at step 7"; touch "$HOME/checkpoint"; exit 75' TERM
+if [ -f "$HOME/checkpoint" ]; then echo "goes on at step 7"; else echo "step 0"; fi
+if [ "$attempt" = 1 ] && [ -f "$FAKE_CLOUD/die" ]; then
+  if [ "$(cat "$FAKE_CLOUD/die")" = "$TPU_WORKER_ID" ]; then
+    sleep 0.3
+    echo "RuntimeError: out of luck" >&2
+    kill -KILL $$
+  fi
+  while true; do sleep 0.1; done
+fi
+echo "finished"
+"""
+
+
+class Cloud:
+  """The folder of the cloud, and the launchers run against it."""
+
+  def __init__(self, folder, *tools):
+    self.folder, self.tools = folder, tools
+    folder.mkdir()
+    (folder / "python").write_text(PROGRAM)
+    (folder / "bin").mkdir()
+    for tool in tools:
+      path = folder / "bin" / tool
+      module = f"tests.launch.fake_{FAKES[tool]}"
+      path.write_text(f'#!/bin/sh\nexec {sys.executable} -m {module} {tool} "$@"\n')
+      path.chmod(0o755)
+    self.set({"nodes": {}, "queued": {}, "instances": {}, "queue": []})
+    self.change(unreachable=[])
+
+  def set(self, state):
+    (self.folder / "state.json").write_text(json.dumps(state))
+
+  @property
+  def state(self):
+    return json.loads((self.folder / "state.json").read_text())
+
+  def change(self, **values):
+    self.set(self.state | values)
+
+  @property
+  def environment(self):
+    # Without fakes nothing is found: the real tools may be on this machine.
+    own = str(self.folder / "bin")
+    path = os.pathsep.join([own, os.environ["PATH"]]) if self.tools else own
+    return os.environ | {
+      "PATH": path,
+      "FAKE_CLOUD": str(self.folder),
+      "PYTHONPATH": str(ROOT),
+      "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+  def command(self, launcher, *arguments):
+    return [sys.executable, "-m", f"launch.{launcher}", *arguments]
+
+  def run(self, launcher, *arguments, stdin=""):
+    return subprocess.run(
+      self.command(launcher, *arguments),
+      cwd=ROOT,
+      env=self.environment,
+      input=stdin,
+      capture_output=True,
+      text=True,
+      timeout=120,
+    )
+
+  def calls(self):
+    """The arguments of every call of a tool."""
+    path = self.folder / "calls"
+    return (
+      [json.loads(x) for x in path.read_text().splitlines()] if path.exists() else []
+    )
+
+  def lines(self, *path):
+    """The lines of a file on one of the machines."""
+    return self.folder.joinpath(*path).read_text().splitlines()
