@@ -72,7 +72,7 @@ def get_config() -> ml_collections.ConfigDict:
   c.taxonomy.questions = 0
   c.taxonomy.max_tokens = 2048  # longest reply, reasoning included
   c.taxonomy.near_duplicate = 0.9  # phrases with this cosine are one primitive
-  # Fewest primitives of a topic; 0: by their number, 5 to 15.
+  # Fewest primitives of a topic; 0: by their number, 3 to 15.
   c.taxonomy.min_topic_size = 0
   c.taxonomy.stability_seeds = 3  # clusterings compared; 1: none
   c.taxonomy.label_duplicate = 0.9  # topics whose labels have this cosine are one skill

@@ -79,8 +79,9 @@ def _parts(workdirs, rows, runs, diversity, censuses):
   def by_protocol(function, draw, *arguments):
     def make():
       table = function(rows, *arguments)
-      drawn = {p: draw(own) for p, own in table.groupby("protocol", sort=False)}
-      return table, drawn
+      if table.empty:
+        return table, {}
+      return table, {p: draw(own) for p, own in table.groupby("protocol", sort=False)}
 
     return make
 

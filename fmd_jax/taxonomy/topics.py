@@ -54,14 +54,14 @@ def find(
     phrases: P distinct texts.
     vectors: [P, E] their embeddings, unit length.
     seed: of UMAP. The same seed and vectors give the same topics.
-    min_topic_size: fewest primitives of a topic; 0 takes P / 150, from 5 to 15.
+    min_topic_size: fewest primitives of a topic; 0 takes P / 70, from 3 to 15.
     stability_seeds: how many clusterings are compared, this one included.
 
   Raises:
     ImportError: BERTopic is missing; says what to type.
     ValueError: so many primitives have no topic in common.
   """
-  size = min_topic_size or max(5, min(15, len(phrases) // 150))
+  size = min_topic_size or max(3, min(15, len(phrases) // 70))
   if len(phrases) < FEWEST:
     alone = np.arange(len(phrases))
     return Topics(alone, alone, [[phrase] for phrase in phrases], size, [])
@@ -70,7 +70,8 @@ def find(
   except ImportError as error:
     raise ImportError(f"topics need BERTopic: {INSTALL}") from error
   logging.getLogger("BERTopic").setLevel(logging.WARNING)
-  near = neighbours(vectors, min(_NEIGHBOURS, len(phrases) - 1))
+  # With many more neighbours than a topic has members, topics run into each other.
+  near = neighbours(vectors, min(max(10, 2 * size), _NEIGHBOURS, len(phrases) - 1))
   model = BERTopic(
     embedding_model=None,
     umap_model=_umap(seed, near),
@@ -138,12 +139,13 @@ def _umap(seed: int, near: tuple[np.ndarray, np.ndarray]):
 def _hdbscan(size: int):
   from hdbscan import HDBSCAN
 
-  # Fewer samples than the size leave fewer outliers.
+  # Fewer samples than the size leave fewer outliers. Leaves: the finest topics, since
+  # labels that say the same are merged later and one topic of two skills never splits.
   return HDBSCAN(
     min_cluster_size=size,
-    min_samples=min(3, size),
+    min_samples=min(2, size),
     metric="euclidean",
-    cluster_selection_method="eom",
+    cluster_selection_method="leaf",
     core_dist_n_jobs=1,
   )
 

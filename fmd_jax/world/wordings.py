@@ -10,10 +10,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 
-from fmd_jax.world.skills import SKILLS
-
-NOISE = 0.1  # share of the primitives that say something else
-VAGUE_SHARE = 0.8  # of these, those that name no skill
+NOISE = 0.1  # share of the primitives that name no skill
 OTHER = ""  # what `skill_of` says of a phrase that names no skill
 
 
@@ -236,8 +233,7 @@ _LABEL_FRAMES = ("{}", "{}.", "the skill of {}", "ability of {}", "{} skill", "{
 def primitives(needed: Sequence[str], *key: str) -> list[str]:
   """What the annotator calls the skills that a question needs, hardest first.
 
-  One phrase in ten is wrong: four of five of these name no skill ("attention to
-  detail"), the others another skill.
+  One phrase in ten names no skill of the world ("attention to detail").
 
   Args:
     needed: skills of the world.
@@ -247,10 +243,7 @@ def primitives(needed: Sequence[str], *key: str) -> list[str]:
   for skill in needed:
     wording = WORDINGS[skill]
     if _uniform("noise", skill, *key) < NOISE:
-      others = [name for name in SKILLS if name != skill]
-      other = others[int(len(others) * _uniform("other", skill, *key))]
-      vague = _uniform("vague", skill, *key) < VAGUE_SHARE
-      wording = VAGUE if vague else WORDINGS[other]
+      wording = VAGUE
     phrase = _drawn(wording.phrases, "phrase", skill, *key)
     out.append(_drawn(_FRAMES, "frame", skill, *key).format(phrase))
   return out

@@ -28,16 +28,14 @@ def test_no_phrase_is_of_two_skills():
   assert {wordings.skill_of(p) for p in wordings.VAGUE.phrases} == {wordings.OTHER}
 
 
-def test_one_phrase_in_ten_is_wrong_most_of_them_vague():
+def test_one_phrase_in_ten_names_no_skill():
   said = [
     wordings.skill_of(wordings.primitives(["negation"], "image", str(i))[0])
     for i in range(4000)
   ]
   counts = collections.Counter(said)
   assert counts["negation"] / 4000 == pytest.approx(0.9, abs=0.02)
-  assert counts[wordings.OTHER] / 4000 == pytest.approx(0.08, abs=0.015)
-  # The rest is spread over the other 19 skills, not put on one.
-  assert len(counts) == 21 and max(counts[s] for s in SKILLS if s != "negation") < 20
+  assert set(counts) == {"negation", wordings.OTHER}
 
 
 def test_the_same_question_gets_the_same_phrases():
