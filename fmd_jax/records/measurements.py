@@ -89,7 +89,7 @@ def totals(workdir: epath.PathLike, family: str) -> dict[str, dict[str, float]]:
       if key.startswith(f"{family}/") and value is not None:
         own = out.setdefault(row["method"], {})
         name = key.partition("/")[2]
-        own[name] = own.get(name, 0) + value
+        own[name] = own.get(name, 0.0) + value
   return out
 
 
