@@ -129,6 +129,7 @@ def _same(a, b, method, split="train"):
   pd.testing.assert_frame_equal(one.drop(columns=volatile), two.drop(columns=volatile))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "saves"), [("expert_iteration", 3), ("sft", 5)])
 def test_a_killed_run_goes_on_as_if_it_had_not_been(
   folder, workdir, tmp_path, monkeypatch, method, saves
@@ -159,6 +160,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(
   np.testing.assert_allclose(one["sft/loss"], two["sft/loss"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_method_that_is_done_asks_nothing_again(folder, workdir, tmp_path):
   again = tmp_path / "run"
   shutil.copytree(workdir, again)
