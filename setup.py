@@ -73,6 +73,7 @@ DEV = [
   "pytest-xdist",
   "ruff",
   "scikit-image",  # ships the photographs of the folder:// test
+  "scikit-learn",  # the tests' reference
   "selenium",
   "setuptools",  # the editable install without build isolation
   "statsmodels",

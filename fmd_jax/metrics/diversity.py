@@ -14,11 +14,13 @@ _CHUNK = 16384
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
-  vectors = np.asarray(vectors, np.float64)
-  norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+  unit = np.array(vectors, np.float64)
+  # In place, and without the array of squares that linalg.norm makes.
+  norms = np.sqrt(np.einsum("ij,ij->i", unit, unit))
   if not norms.all():
     raise ValueError("an embedding is 0: it has no cosine with anything")
-  return vectors / norms
+  unit /= norms[:, None]
+  return unit
 
 
 def vendi(

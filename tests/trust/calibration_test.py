@@ -223,7 +223,7 @@ def test_bands():
   assert metrics.difficulty(df.assign(skills=None)).tolist() == want
 
 
-def coverage(n, seed, mixes=("hard",), by_difficulty=False, low=0.6, least=200):
+def coverage(n, seed, mixes=("even",), by_difficulty=False, low=0.6, least=200):
   """Of n studies: how often each interval holds the truth, and how wide it is."""
   generator = np.random.default_rng(seed)
   truth = studies.population(mixes[-1]).fdr

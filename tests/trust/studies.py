@@ -23,10 +23,12 @@ from fmd_jax.world.skills import EASY_SKILLS, SKILLS
 IMAGES, EACH = 250, 16
 INVALID = 0.12
 CENSUS = pathlib.Path(fmd_jax.__file__).parent / "testbed/assets/answerer.census.json"
-# A questioner that asks mostly easy things, and one that does not.
+# A questioner that asks about everything, one that asks for easy things, and one that
+# has found out that two steps are hard.
 MIXES = {
-  "easy": {skill: 1.0 if skill in EASY_SKILLS else 0.1 for skill in SKILLS},
-  "hard": {skill: 0.1 if skill in EASY_SKILLS else 1.0 for skill in SKILLS},
+  "even": dict.fromkeys(SKILLS, 1.0),
+  "easy": {skill: 1.0 if skill in EASY_SKILLS else 0.02 for skill in SKILLS},
+  "hard": {skill: 1.0 if skill == "two_hop" else 0.02 for skill in SKILLS},
 }
 FACTORS = {"easy": 0.5, "one": 1.0, "several": 2.0, "none": 1.0}
 
@@ -126,6 +128,8 @@ def delta_interval(judged: pd.DataFrame, known: dict) -> tuple[float, float]:
       ("correct", "wrong_when_invalid"),
     )
   ]
+  # Where no invalid question was called valid, nothing is known of its answer.
+  parts = [p if p["n"] else {"value": 0.5, "n": 1} for p in parts]
   at = [valid / n, wrong / valid, *(p["value"] for p in parts)]
   sizes = [n, valid, *(p["n"] for p in parts)]
 
