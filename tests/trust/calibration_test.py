@@ -29,7 +29,7 @@ COUNTS = {
   (True, False, True, True): 10,  # a right answer called wrong
   (True, False, True, False): 24,
   (True, True, True, False): 6,
-  (False, None, True, True): 20,  # a valid question called invalid
+  (False, False, True, True): 20,  # called invalid: its "wrong" is no verdict
   (False, None, False, None): 27,
   (True, False, False, None): 2,
   (True, True, False, None): 1,
