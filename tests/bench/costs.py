@@ -2,7 +2,8 @@
 
 A matrix product of m x k and k x n is 2mkn operations; what is not a product is left
 out. Only what is needed counts: an image and its prompt once for its G responses, half
-of the prompt's square of scores, no layer a second time for want of memory.
+of the prompt's square of scores, of its last layer the keys and values and one token, no
+layer a second time for want of memory.
 
 Axes: B images · G responses per image · P prompt tokens · T completion tokens ·
 N patches · D width · V vocabulary.
@@ -77,12 +78,17 @@ def forward(model: nnx.Module, shape: Shape) -> dict[str, float]:
   pairs = shape.images * shape.prompt * (shape.prompt + 1) / 2
   pairs += rows * (steps * shape.prompt + steps * (steps + 1) / 2)
   width = text.num_attention_heads * text.head_dim
+  # After a prompt's last layer only its last token is read.
+  kv_width = text.num_key_value_heads * text.head_dim
+  others = shape.images * (shape.prompt - 1)
+  unread = size["layers"] / text.num_hidden_layers - 2 * text.hidden_size * kv_width
+  unread_pairs = others * shape.prompt / 2
   # A pair is a product with a key and one with a value.
   return {
     "vision": 2 * patches * size["vision"]
     + 4 * vision.hidden_size * _vision_scores(shape.grids, vision),
-    "layers": 2 * tokens * size["layers"],
-    "attention": 4 * width * text.num_hidden_layers * pairs,
+    "layers": 2 * (tokens * size["layers"] - others * unread),
+    "attention": 4 * width * (text.num_hidden_layers * pairs - unread_pairs),
     "head": 2 * size["head"] * (shape.images + rows * steps),
   }
 

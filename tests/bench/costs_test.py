@@ -16,7 +16,7 @@ G, T = 3, 5
 
 
 def _products(jaxpr):
-  """Operations of all products; of two branches, the tiny tower takes each once."""
+  """Operations of all products; of two branches, two tiny layers take each once."""
   total = 0.0
   for equation in jaxpr.eqns:
     name, given = equation.primitive.name, equation.params
@@ -66,12 +66,15 @@ def test_count_equals_the_traced_products():
   shape = costs.Shape(2, G, 22, T, prompts.image_grid_thw)
   counted = costs.forward(model, shape)
   assert _products(jax.make_jaxpr(encode)(params).jaxpr) == counted["vision"]
-  # The program computes the whole square of scores, and a prompt's last logits once a
-  # response.
+  # The program computes the whole square of scores, a prompt's last logits once a
+  # response, and its last queries of all tokens.
   text = config.text
   width = text.num_attention_heads * text.head_dim
-  skipped = 2 * 22 * 21 / 2 + 2 * G * (T - 1) * (T - 2) / 2
-  counted["attention"] += 4 * width * text.num_hidden_layers * skipped
+  layers = text.num_hidden_layers
+  prompts_too_much = 2 * 22 * 21 / 2 * (layers - 1)
+  rows_too_much = 2 * G * (T - 1) * (T - 2) / 2 * layers
+  counted["attention"] += 4 * width * (prompts_too_much + rows_too_much)
+  counted["layers"] += 2 * 2 * 21 * text.hidden_size * width
   counted["head"] += 2 * text.hidden_size * text.vocab_size * 2 * (G - 1)
   counted.pop("vision")
   assert _products(jax.make_jaxpr(score)(params).jaxpr) == sum(counted.values())
