@@ -2,7 +2,7 @@
 
 A matrix product of m x k and k x n is 2mkn operations; what is not a product is left
 out. Only what is needed counts: an image and its prompt once for its G responses, half
-of the prompt's square of scores, of its last layer the keys and values and one token, no
+of the prompt's square of scores, keys and values and one token of its last layer, no
 layer a second time for want of memory.
 
 Axes: B images · G responses per image · P prompt tokens · T completion tokens ·

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -34,6 +35,11 @@ if [ "$attempt" = 1 ] && [ -f "$FAKE_CLOUD/die" ]; then
 fi
 echo "finished"
 """
+
+
+def hear_interrupts() -> None:
+  """For a child: tests that run in the background of a shell ignore Ctrl-C."""
+  signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Cloud:

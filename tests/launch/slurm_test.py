@@ -94,6 +94,7 @@ def test_a_job_whose_time_is_over_saves_and_is_queued_again(cluster):
     env=cluster.environment,
     stdout=subprocess.PIPE,
     text=True,
+    preexec_fn=cloud.hear_interrupts,
   )
   wait_for(process, "step 0")
   process.send_signal(signal.SIGINT)
@@ -105,6 +106,7 @@ def test_a_job_whose_time_is_over_saves_and_is_queued_again(cluster):
     env=cluster.environment,
     stdout=subprocess.PIPE,
     text=True,
+    preexec_fn=cloud.hear_interrupts,
   )
   # Submitted twice, two jobs would write into one workdir.
   wait_for(again, "# run is there already: job 101")

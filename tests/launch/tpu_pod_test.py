@@ -194,6 +194,7 @@ def test_showing_can_end_before_the_run_and_stop_ends_it(google):
     env=google.environment,
     stdout=subprocess.PIPE,
     text=True,
+    preexec_fn=cloud.hear_interrupts,
   )
   for line in process.stdout:
     if line == "[worker 1] step 0\n":

@@ -142,6 +142,7 @@ def test_two_processes_score_as_one(monkeypatch):
           (
             [judges_module.row_of(*slot) for slot in j.result().slots],
             j.result().vectors,
+            j.result().calls,
           )
           for j in judged
         ]
