@@ -144,7 +144,7 @@ def _parts(workdirs, rows, runs, diversity, censuses):
       "density",
       "Meta-skills over training",
       "figure 9",
-      lambda: _density(rows),
+      lambda: _while_training(rows, dynamics.density, figures.density),
     ),
     (
       "emergence",
@@ -156,7 +156,7 @@ def _parts(workdirs, rows, runs, diversity, censuses):
       "one_image",
       "One image's questions through training",
       "figure 10",
-      lambda: _one_image(rows),
+      lambda: _while_training(rows, evolution.one_image, figures.evolution),
     ),
     (
       "trends",
@@ -219,25 +219,15 @@ def _answerers(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
   return pd.concat(parts, ignore_index=True)
 
 
-def _density(rows: pd.DataFrame) -> tuple[pd.DataFrame, Figures]:
+def _while_training(rows, analyse, draw) -> tuple[pd.DataFrame, Figures]:
+  """A table and a figure of each arm that asked in more than one step."""
   parts, drawn = [], {}
   for arm, protocol, own in arms(rows):
     if protocol == "during" and own["step"].nunique() > 1:
-      table = dynamics.density(own)
+      table = analyse(own)
       parts.append(table.assign(arm=arm))
       if len(table):
-        drawn[arm] = figures.density(table)
-  return (pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()), drawn
-
-
-def _one_image(rows: pd.DataFrame) -> tuple[pd.DataFrame, Figures]:
-  parts, drawn = [], {}
-  for arm, protocol, own in arms(rows):
-    if protocol == "during" and own["step"].nunique() > 1:
-      table = evolution.one_image(own)
-      parts.append(table.assign(arm=arm))
-      if len(table):
-        drawn[arm] = figures.evolution(table)
+        drawn[arm] = draw(table)
   return (pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()), drawn
 
 

@@ -2,31 +2,13 @@
 
 import json
 import re
-import shutil
 
 import pandas as pd
-import pytest
 
 from fmd_jax import records, report
 from fmd_jax.report import browser
 from fmd_jax.report.reading import read_run
 from tests.report import fake
-
-
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("run")
-  return folder, fake.make_workdir(folder, steps=20)
-
-
-@pytest.fixture(scope="module")
-def page(workdir):
-  return report.build(workdir[0])
-
-
-@pytest.fixture
-def a_copy(workdir, tmp_path):
-  return shutil.copytree(workdir[0], tmp_path / "run")
 
 
 def test_every_failure_is_there_once(workdir, page):

@@ -1,7 +1,6 @@
 """The page as a reader has it: opened from disk in Chromium."""
 
 import re
-import shutil
 
 import pandas as pd
 import pytest
@@ -19,22 +18,6 @@ HOSTILE = {
   "emoji": "👩‍👩‍👧 How many 🦓?",
   "nul": "Is\x00 there\u2028a ' \" ` ${1} circle?",
 }
-
-
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("run")
-  return folder, fake.make_workdir(folder, steps=20)
-
-
-@pytest.fixture(scope="module")
-def page(workdir):
-  return report.build(workdir[0])
-
-
-@pytest.fixture
-def a_copy(workdir, tmp_path):
-  return shutil.copytree(workdir[0], tmp_path / "run")
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,9 @@ CONCURRENCY = 16
 ATTEMPTS = 6
 TIMEOUT = 120.0
 _LONGEST_WAIT = 120.0
+# Nothing is gained by asking again: the account, the model or the address is wrong.
+HOPELESS = (401, 402, 403, 404)
+LATER = (408, 409, 425, 429)
 _FORMATS = {
   b"\x89PNG\r\n\x1a\n": "image/png",
   b"\xff\xd8\xff": "image/jpeg",

@@ -13,8 +13,6 @@ from fmd_jax.inference.protocol import (
 )
 
 OPTIONAL = ("temperature", "seed", "schema")
-_HOPELESS = (401, 402, 403, 404)
-_LATER = (408, 409, 425, 429)
 
 
 def connect(
@@ -170,9 +168,9 @@ def _refused(error: Any) -> Reply:
   code = error.code if isinstance(error.code, int) else 500
   reason = f"HTTP {code}: {error.message or error.status}"
   # Google answers a bad key with 400.
-  if code in _HOPELESS or "API_KEY_INVALID" in str(error.details):
+  if code in api.HOPELESS or "API_KEY_INVALID" in str(error.details):
     raise InferenceError(reason)
-  if code in _LATER or code >= 500:
+  if code in api.LATER or code >= 500:
     raise api.TransientError(reason, wait=_wait(error), ends=code == 429)
   return Reply("", error=reason[:1000])
 

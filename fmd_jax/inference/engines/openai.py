@@ -16,9 +16,6 @@ from fmd_jax.inference.protocol import (
 _OPENAI = "https://api.openai.com/v1"
 # The parameters that an endpoint may refuse, for `omit`.
 OPTIONAL = ("temperature", "seed", "stream_options", "response_format")
-# Nothing is gained by asking again: the account, the model or the address is wrong.
-_HOPELESS = (401, 402, 403, 404)
-_LATER = (408, 409, 425, 429)
 
 
 def connect(
@@ -180,9 +177,9 @@ def _collect(stream: Any, start: str) -> Reply:
 def _refused(error: Any) -> Reply:
   code, reason = error.status_code, f"HTTP {error.status_code}: {error.message}"
   headers = error.response.headers
-  if code in _HOPELESS or getattr(error, "code", None) == "insufficient_quota":
+  if code in api.HOPELESS or getattr(error, "code", None) == "insufficient_quota":
     raise InferenceError(reason)
-  if code in _LATER or code >= 500:
+  if code in api.LATER or code >= 500:
     wait = api.seconds(headers.get("retry-after"))
     raise api.TransientError(reason, wait=wait, ends=code == 429)
   return Reply("", error=reason[:1000])
