@@ -38,7 +38,8 @@ _make_venv() {
   fi
   rm -f .venv/fmd_jax.stamp
   echo "Installing requirements.lock into .venv ..." >&2
-  "$PYTHON" -m pip install -qq --disable-pip-version-check \
+  # Compiling every module takes as long as the rest; Python compiles those in use.
+  "$PYTHON" -m pip install -qq --disable-pip-version-check --no-compile \
     -r requirements.lock || return 1
   # Everything is pinned and present by now, so nothing is left to resolve or build.
   "$PYTHON" -m pip install -qq --disable-pip-version-check \

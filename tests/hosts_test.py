@@ -93,6 +93,7 @@ def check(one: pathlib.Path, many: pathlib.Path, count: int) -> None:
     np.testing.assert_allclose(numbers[0][name], numbers[1][name], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # on a machine that others use
 def test_two_processes_make_the_run_of_one(played_run, tmp_path):
   # Wrong: each host's own banks and prefix counts, the same images on both, keys that

@@ -54,6 +54,7 @@ def workdir(folder):
   return folder / "run"
 
 
+@pytest.mark.slow
 def test_every_method_asks_as_many_questions(workdir):
   spent = records.totals(workdir, "budget")
   for method in METHODS:
@@ -68,6 +69,7 @@ def test_every_method_asks_as_many_questions(workdir):
     assert spent[method]["questioner_tokens"] > len(rows)
 
 
+@pytest.mark.slow
 def test_what_is_trained_moves_and_what_is_not_does_not(workdir):
   by_step = {
     method: records.read(workdir, method).groupby("step")["questioner_step"].first()
@@ -82,6 +84,7 @@ def test_what_is_trained_moves_and_what_is_not_does_not(workdir):
   assert by_step["sft_then_grpo"].tolist() == list(range(STEPS))
 
 
+@pytest.mark.slow
 def test_sft_learns_its_corpus(workdir):
   measured = records.read_measurements(workdir, "sft_tuning")
   assert len(measured) == 8
@@ -91,6 +94,7 @@ def test_sft_learns_its_corpus(workdir):
   assert (workdir / "questioner_hf_sft" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_rl_starts_from_what_sft_learned(workdir):
   measured = records.read_measurements(workdir, "sft_then_grpo")
   # From the folder's questioner instead, or with it as the reference, one of them is
@@ -104,6 +108,7 @@ def test_rl_starts_from_what_sft_learned(workdir):
   assert len(exported) == 2
 
 
+@pytest.mark.slow
 def test_expert_iteration_keeps_valid_failures_of_its_round(workdir):
   rows = records.read(workdir, "expert_iteration")
   for steps in (range(2), range(2, 4)):

@@ -177,14 +177,20 @@ def test_killed_at_any_moment_nothing_is_lost_and_nothing_twice(tmp_path):
     free.bind(("127.0.0.1", 0))
     port = free.getsockname()[1]
   sidecars = [process.start(roles, log=log, port=port)]
-  ended = threading.Event()
+  ended, whole = threading.Event(), []
+
+  def one_more():
+    seen = len(whole)
+    wait_for(lambda: len(whole) > seen)
 
   def killer():
     for pause in (0.05, 0.33, 0.61):
+      one_more()
       time.sleep(pause)
       os.kill(sidecars[-1].pid, signal.SIGKILL)
       sidecars[-1].stop()
       sidecars.append(process.start(roles, log=log, port=port))
+    one_more()
     ended.set()
 
   thread = threading.Thread(target=killer)
@@ -199,6 +205,7 @@ def test_killed_at_any_moment_nothing_is_lost_and_nothing_twice(tmp_path):
       assert sorted(index for index, _ in found) == list(range(20))
       assert all(reply.text == f"q{batch}-{index}" for index, reply in found)
       batch += 1
+      whole.append(batch)
   finally:
     thread.join()
     sidecars[-1].stop()
