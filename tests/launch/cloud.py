@@ -16,10 +16,13 @@ FAKES = {"gcloud": "gcloud", "kubectl": "kubectl"} | dict.fromkeys(SLURM, "slurm
 PROGRAM = """#!/bin/bash
 echo "${FMD_JAX_TOKEN-none}" > "$HOME/token"
 case "$2" in launch.sidecar)
-  echo "$@" > "$HOME/served"
   trap 'echo sidecar stopped; exit 0' TERM
+  echo "$@" > "$HOME/served"
   echo "sidecar ready at 0.0.0.0:50051"
   while true; do sleep 0.1; done;;
+esac
+case "$*" in *sidecar.address=gpu7*)  # a trainer waits for its sidecar
+  until [ -f "$FAKE_CLOUD/task-0/1/served" ]; do sleep 0.05; done;;
 esac
 printf '%s\\n' "$*" >> "$HOME/started"
 attempt=$(wc -l < "$HOME/started")

@@ -84,13 +84,13 @@ def srun(command, flags):
   """One task a worker; SIGTERM goes on to all of them."""
   workers = 1 if flags.get("--het-group") == "1" else 2
   tasks = []
+  signal.signal(signal.SIGTERM, lambda *_: [task.terminate() for task in tasks])
   for worker in range(workers):
     home = CLOUD / f"task-{worker}" / flags.get("--het-group", "0")
     home.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"HOME": str(home), "TPU_WORKER_ID": str(worker)}
     program = ["bash", str(CLOUD / "python"), *command[1:]]
     tasks.append(subprocess.Popen(program, env=environment))
-  signal.signal(signal.SIGTERM, lambda *_: [task.terminate() for task in tasks])
   codes = [task.wait() for task in tasks]
   codes = [128 - code if code < 0 else code for code in codes]
   for worker, code in enumerate(codes):
