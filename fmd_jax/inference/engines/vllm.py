@@ -5,6 +5,7 @@ last digits from one run to the next; `hf` is the engine whose batches are the c
 """
 
 import asyncio
+import functools
 import io
 import itertools
 import os
@@ -176,7 +177,7 @@ class VLLMEngine:
       params = self._params(request, schema=None if thinks else request.schema)
       async for out in self._engine.generate(prompt, params, number):
         last = out
-    except (OSError, SyntaxError, TypeError, ValueError) as error:
+    except _of_one_request() as error:
       return Reply("", error=str(error)[:1000] or repr(error))
     best = last.outputs[0]
     return Reply(
@@ -188,17 +189,12 @@ class VLLMEngine:
 
   def _prompt(self, request: Request) -> tuple[dict, bool]:
     """Text and pictures, and whether the template opens the reasoning itself."""
-    from PIL import Image
-
     text = self._tokenizer.apply_chat_template(
       chat.without_control_tokens(request.messages),
       add_generation_prompt=True,
       tokenize=False,
     )
-    pictures = []
-    for image in request.images:
-      with Image.open(io.BytesIO(image)) as opened:
-        pictures.append(opened.convert("RGB"))
+    pictures = [_picture(image) for image in request.images]
     prompt = {"prompt": text}
     if pictures:
       prompt["multi_modal_data"] = {"image": pictures}
@@ -219,6 +215,28 @@ class VLLMEngine:
       output_kind=RequestOutputKind.FINAL_ONLY,
       structured_outputs=schema and StructuredOutputsParams(json=dict(schema)),
     )
+
+
+# Questions about one picture come one after another.
+@functools.lru_cache(maxsize=32)
+def _picture(image: bytes) -> Any:
+  from PIL import Image
+
+  with Image.open(io.BytesIO(image)) as opened:
+    return opened.convert("RGB")
+
+
+@functools.cache
+def _of_one_request() -> tuple[type[Exception], ...]:
+  """What concerns one request; all else, a dead engine for one, ends the call."""
+  from vllm.v1.engine.exceptions import EngineGenerateError
+
+  known = (OSError, SyntaxError, TypeError, ValueError, EngineGenerateError)
+  try:
+    from vllm.exceptions import VLLMClientError
+  except ImportError:  # versions before it raise ValueError
+    return known
+  return *known, VLLMClientError
 
 
 def _watch() -> subprocess.Popen:
