@@ -23,6 +23,7 @@ from fmd_jax.inference.protocol import Reply, Request, SpecError, draw_seed
 # knows those that were there a second ago, and theirs; psutil's `kill` spares another
 # process that has got the number since.
 _WATCH = """
+import contextlib
 import os
 import sys
 import time
@@ -38,13 +39,12 @@ while os.getppid() == parent:
   known = {process for process in known if process.is_running()}
   time.sleep(0.5)
 for process in known:
-  if process.pid == os.getpid():
-    continue
-  try:
-    for one in (*process.children(recursive=True), process):
-      one.kill()
-  except psutil.NoSuchProcess:
-    pass
+  with contextlib.suppress(psutil.NoSuchProcess):
+    known = known | set(process.children(recursive=True))
+for process in known:
+  if process.pid != os.getpid():
+    with contextlib.suppress(psutil.NoSuchProcess):
+      process.kill()
 """
 
 
