@@ -60,7 +60,12 @@ def done(workdir: pathlib.Path) -> int:
 
 def finish(workdir: pathlib.Path, flags: tuple[str, ...]) -> None:
   """Runs it to its end."""
-  if code := start(workdir, flags).wait():
+  process = start(workdir, flags)
+  try:
+    code = process.wait()
+  finally:
+    process.kill()
+  if code:
     raise SystemExit(f"exit code {code}, see {workdir / 'discover.log'}")
 
 

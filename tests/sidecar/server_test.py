@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import hashlib
-import socket
 import threading
 
 import grpc
@@ -16,6 +15,7 @@ from fmd_jax.inference import Request, channel, client, wire
 from fmd_jax.inference import sidecar_pb2 as pb
 from fmd_jax.inference import sidecar_pb2_grpc as rpc
 from fmd_jax.sidecar import images, server
+from tests.ports import free_port
 from tests.sidecar.conftest import picture
 
 MESSAGES = [{"role": "user", "content": [{"type": "image"}]}]
@@ -276,22 +276,23 @@ def test_health_is_serving_only_when_models_are_loaded(running, script, monkeypa
   gate, load, statuses = threading.Event(), inference.load_engine, []
   ports = []
   monkeypatch.setattr(
-    inference, "load_engine", lambda spec: gate.wait(30) and load(spec)
+    inference, "load_engine", lambda spec: gate.wait(120) and load(spec)
   )
   real = server.Servicer.load
 
   def watched(self, roles):
     def check():
-      with grpc.insecure_channel(f"127.0.0.1:{ports[0]}") as channel:
-        health = health_pb2_grpc.HealthStub(channel)
-        for service in ("", server.SERVICE):
-          message = health_pb2.HealthCheckRequest(service=service)
-          statuses.append(health.Check(message).status)
-        try:
-          rpc.SidecarStub(channel).Describe(pb.DescribeRequest())
-        except grpc.RpcError as error:
-          statuses.append(error.code())
-      gate.set()
+      try:
+        with grpc.insecure_channel(f"127.0.0.1:{ports[0]}") as channel:
+          health = health_pb2_grpc.HealthStub(channel)
+          for service in ("", server.SERVICE):
+            message = health_pb2.HealthCheckRequest(service=service)
+            statuses.append(health.Check(message).status)
+          with pytest.raises(grpc.RpcError) as error:
+            rpc.SidecarStub(channel).Describe(pb.DescribeRequest())
+          statuses.append(error.value.code())
+      finally:
+        gate.set()
 
     thread = threading.Thread(target=check)
     thread.start()
@@ -299,9 +300,7 @@ def test_health_is_serving_only_when_models_are_loaded(running, script, monkeypa
     thread.join()
 
   monkeypatch.setattr(server.Servicer, "load", watched)
-  with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    ports.append(free.getsockname()[1])
+  ports.append(free_port())
   with (
     running({"a": script("echo")}, port=ports[0]) as address,
     grpc.insecure_channel(address) as channel,
