@@ -137,6 +137,8 @@ def _score() -> None:
   from fmd_jax import trust
 
   path = pathlib.Path(_LABELS.value or _folder() / "labels.csv")
+  if not path.is_file():
+    raise ValueError(f"there is no {path}: run import first, or name it with --labels")
   labels = pd.read_csv(path, dtype={"image_id": str})
   found = trust.score(pathlib.Path(_WORKDIR.value), labels, _CONSENSUS.value)
   print(trust.table(found))

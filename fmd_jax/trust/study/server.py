@@ -104,7 +104,7 @@ class StudyServer(http.server.ThreadingHTTPServer):
         [item.item for item in study.items], study.annotations, self._journal
       )
       self.screens = Screens(study, self.assignments, min_seconds)
-      super().__init__((host, port), Handler)
+      self._listen(host, port)
     except BaseException:
       self._journal.close()
       raise
@@ -113,6 +113,15 @@ class StudyServer(http.server.ThreadingHTTPServer):
     self.url = f"http://{shown}:{self.server_address[1]}/"
     if token:
       self.url += "?" + urllib.parse.urlencode({"token": token})
+
+  def _listen(self, host: str, port: int) -> None:
+    try:
+      super().__init__((host, port), Handler)
+    except OSError as error:
+      why = (
+        f"cannot listen at {host}, port {port}: {error.strerror}; --port names another"
+      )
+      raise OSError(error.errno, why) from None
 
   def tell_progress(self) -> None:
     """A line when the number of labels has passed another hundredth."""

@@ -1,5 +1,6 @@
 """Who gets what: nobody twice, no item too often, and nothing lost on disk."""
 
+import concurrent.futures
 import json
 import os
 import random
@@ -34,21 +35,18 @@ def test_two_at_once_never_pass_the_number_and_never_repeat(tmp_path):
   start, done = threading.Barrier(len(raters)), []
 
   def work(rater):
-    start.wait()
+    start.wait(60)
     while True:
       found = own.next(rater)
       if not found.item:
         if not found.later:
           return
         continue
-      own.label(rater, found.item, YES, 1.0)
+      own.label(rater, found.item, YES, 1.0)  # never refused: it was reserved
       done.append((rater, found.item))
 
-  threads = [threading.Thread(target=work, args=(rater,)) for rater in raters]
-  for thread in threads:
-    thread.start()
-  for thread in threads:
-    thread.join(60)
+  with concurrent.futures.ThreadPoolExecutor(len(raters)) as pool:
+    list(pool.map(work, raters))
   journal.close()
   assert len(done) == len(set(done)) == 100
   written = [(e["rater"], e["item"]) for _, e in latest(tmp_path / "j")]

@@ -172,6 +172,17 @@ def test_score_reads_what_is_imported(run, study, tmp_path):
   assert scored["raters"]["raters"] == 2
 
 
+def test_an_answer_to_an_invalid_question_does_not_count(study, tmp_path):
+  """Some forms ask both steps of everybody."""
+  rows = [
+    {"item": item.item, "valid": valid, "correct": 1}
+    for item, valid in zip(study.items, (0, 1))
+  ]
+  labels = kit.read_labels(study, [write(tmp_path / "ann.csv", rows)]).labels
+  assert labels.loc[labels["valid"] == 0, "correct"].isna().all()
+  assert (labels.loc[labels["valid"] == 1, "correct"] == 1).all()
+
+
 def test_what_cannot_be_read_is_named(study, tmp_path):
   item, other = study.items[0].item, study.items[1].item
 
