@@ -19,6 +19,7 @@ from fmd_jax.inference import Request
 from fmd_jax.prompts import judge as template
 from tests.bench import vllm_env
 from tests.bench.sidecar import scene_requests
+from tests.ports import free_port
 
 ROOT = pathlib.Path(__file__).parents[1]
 ROLE = "vllm://testbed/answerer?dtype=float32&kv_mb=64&eager=1&sequences=32&length=512"
@@ -88,12 +89,6 @@ def until(condition, seconds, process, log):
     assert process.poll() is None, log.read_text()[-3000:]
     assert time.monotonic() < end, log.read_text()[-3000:]
     time.sleep(0.2)
-
-
-def free_port() -> int:
-  with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    return free.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
