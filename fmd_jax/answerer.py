@@ -20,6 +20,7 @@ def ask(
   max_tokens: int = 32,
   temperature: float = 0.0,
   seed: int = 0,
+  task: str = "",
 ) -> list[Answer]:
   """Asks the target model.
 
@@ -29,6 +30,8 @@ def ask(
     max_tokens: the longest answer, reasoning included.
     temperature: 0 is greedy.
     seed: of the sampling.
+    task: "answer" where a judge is asked for its own answer: the testbed's replies to
+      fields, and has to be told.
 
   Returns:
     N answers, in order: status "ok", "unparsed" (the question was) or "unscored"
@@ -43,7 +46,7 @@ def ask(
       Request(
         messages=prompts.render("answerer", question=question.text),
         images=(example.png,),
-        fields={"question": question.text},
+        fields={"question": question.text} | ({"task": task} if task else {}),
         max_tokens=max_tokens,
         temperature=temperature,
         seed=seed,

@@ -22,10 +22,13 @@ from fmd_jax.metrics.skills import (
   with_skills,
 )
 from fmd_jax.metrics.summary import summarise
+from fmd_jax.metrics.tiers import TIERS, at_tier, draws, survivors, tier_of
 
 __all__ = [
   "Estimate",
+  "TIERS",
   "area_ratio",
+  "at_tier",
   "benjamini_hochberg",
   "cluster_sums",
   "compare",
@@ -36,6 +39,7 @@ __all__ = [
   "cumulative",
   "difficulty",
   "distinct_failures",
+  "draws",
   "fdr_ratio",
   "flags",
   "mean_cosine",
@@ -50,6 +54,8 @@ __all__ = [
   "skill_coverage",
   "skill_table",
   "summarise",
+  "survivors",
+  "tier_of",
   "vendi",
   "wilson",
   "with_skills",
