@@ -41,7 +41,7 @@ FLOORS = {
       "questioner answerer verifier evaluator metrics sidecar",
       "rollout update taxonomy",
       "methods evaluate analysis",
-      "testbed trust report discover fit plan",
+      "testbed trust confirm replay report discover fit plan",
     )
   )
   for unit in units.split()
@@ -64,7 +64,7 @@ HEAVY = (
 )
 TRAINER = {
   *("models", "sharding", "checkpoint", "optim", "rl", "questioner", "rollout"),
-  *("update", "methods", "evaluate", "testbed", "discover", "fit", "hosts", "stopping"),
+  *"update methods evaluate confirm replay testbed discover fit hosts stopping".split(),
 }
 JAX_FREE = set(FLOORS) - TRAINER
 CONFIGS_MAY_IMPORT = ("ml_collections", "configs")

@@ -19,6 +19,7 @@
     status: [$("by-status"), data.statuses, columns.status],
     skill: [$("by-skill"), data.skills, columns.skills],
     method: [$("by-method"), methodNames, columns.method],
+    tier: [$("by-tier"), data.tiers, columns.tier],
     prefix: [$("by-prefix"), data.prefixes, columns.prefix],
   };
   const inputs = {q: $("query"), from: $("from-step"), to: $("to-step"), order: $("order")};
@@ -47,6 +48,7 @@
       for (const one of [].concat(value)) if (one >= 0) counts[one] += 1;
     });
     const order = names.map((_, i) => i).filter((i) => counts[i]);
+    if (name === "tier" && order[0] === 0) order.shift(); // asked once only
     if (name !== "status") order.sort((a, b) => counts[b] - counts[a]);
     select.append(new Option("all", ""));
     const groups = new Map();
@@ -295,6 +297,10 @@
       ? `after training, about a picture it never saw${repeated}`
       : `at step ${columns.step[row]}${repeated}`);
     add("Status", status(row));
+    if (columns.tier[row]) {
+      add("Tier", data.tiers[columns.tier[row]]);
+      add("Asked again", text[columns.found[row]]);
+    }
     if (columns.prefix[row] >= 0) add("Begins with", data.prefixes[columns.prefix[row]]);
     add("Picture", data.names[columns.image[row]]);
     return made;
