@@ -64,7 +64,7 @@ HEAVY = (
 )
 TRAINER = {
   *("models", "sharding", "checkpoint", "optim", "rl", "questioner", "rollout"),
-  *"update methods evaluate confirm replay testbed discover fit hosts stopping".split(),
+  *("update", "methods", "evaluate", "testbed", "discover", "fit", "hosts", "stopping"),
 }
 JAX_FREE = set(FLOORS) - TRAINER
 CONFIGS_MAY_IMPORT = ("ml_collections", "configs")
