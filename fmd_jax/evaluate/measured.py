@@ -59,7 +59,7 @@ def measure(
     for key, table in read_evaluations(workdir, tier).items()
   }
   judges = read_calibration(workdir) if tier == 1 else {}
-  tables, source = _with_skills(workdir, tables)
+  tables, source = with_skills(workdir, tables)
   evaluation = _statement(workdir, tables) | {"skills": source, "tier": tier}
   result: dict[str, Any] = {
     "evaluation": evaluation,
@@ -141,9 +141,9 @@ def read_evaluations(
   }
 
 
-def _with_skills(workdir, tables):
-  """The tables with the taxonomy's skills, and the name of the skills' source."""
-  path = workdir / "taxonomy" / "assignments.parquet"
+def with_skills(workdir: epath.PathLike, tables: dict) -> tuple[dict, str | None]:
+  """The tables of `read_evaluations` with the taxonomy's skills, and their source."""
+  path = epath.Path(workdir) / "taxonomy" / "assignments.parquet"
   source = None
   if path.is_file():
     source, assignments = "taxonomy", pd.read_parquet(path)

@@ -10,7 +10,8 @@ from fmd_jax.metrics.comparison import (
 from fmd_jax.metrics.correction import corrected, corrected_ratio, difficulty
 from fmd_jax.metrics.curves import cumulative
 from fmd_jax.metrics.diversity import mean_cosine, prefix_entropy, rarefied, vendi
-from fmd_jax.metrics.planted import area_ratio, planted_truth
+from fmd_jax.metrics.paired import changes
+from fmd_jax.metrics.planted import area_ratio, failing_cells, planted_truth
 from fmd_jax.metrics.rates import distinct_failures, flags, rates
 from fmd_jax.metrics.skills import (
   complexity,
@@ -30,6 +31,7 @@ __all__ = [
   "area_ratio",
   "at_tier",
   "benjamini_hochberg",
+  "changes",
   "cluster_sums",
   "compare",
   "compare_skills",
@@ -40,6 +42,7 @@ __all__ = [
   "difficulty",
   "distinct_failures",
   "draws",
+  "failing_cells",
   "fdr_ratio",
   "flags",
   "mean_cosine",
