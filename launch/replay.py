@@ -227,11 +227,9 @@ def _replay() -> int:
 
 
 def _sentence(found, worse: list[str]) -> str:
-  fixed = [row["name"] for row in found.table[1:] if row["verdict"] == "fixed"]
+  fixed = [row for row in found.groups() if row["verdict"] == "fixed"]
   groups = f"{len(fixed)} group{'' if len(fixed) == 1 else 's'} fixed"
-  return (
-    f"{groups}, {len(worse)} newly failing" if worse else f"{groups}, no regression"
-  )
+  return f"{groups}, newly failing: {', '.join(worse) or 'none'}"
 
 
 def _text(table: list[dict]) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from fmd_jax import metrics
+from fmd_jax.metrics.paired import ALL
 from fmd_jax.replay.suite import Suite
 
 KINDS = {"failure": "failures of the run", "guard": "answered right in the run"}
@@ -24,6 +25,10 @@ class Replay(NamedTuple):
   table: list[dict[str, Any]]
   questions: pd.DataFrame
   unscored: float
+
+  def groups(self) -> list[dict[str, Any]]:
+    """The rows of cells and skills."""
+    return [row for row in self.table if row["name"] not in (ALL, *KINDS.values())]
 
   def regressions(self) -> list[str]:
     """The groups that fail more than before, at 5 % over all of them."""

@@ -1,13 +1,14 @@
 """Suites: frozen, hashed, asked alike; exit codes that CI can rely on."""
 
 import json
+import random
 import subprocess
 import sys
 
 import pandas as pd
 import pytest
 
-from fmd_jax import evaluate, records, replay
+from fmd_jax import evaluate, inference, records, replay
 from fmd_jax.inference import Reply
 from fmd_jax.types import CRITERIA, ImageExample
 from fmd_jax.world import drawing, png
@@ -147,8 +148,6 @@ def test_answers_of_one_judge_only_are_compared(folder):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
   """An evaluated run on 24 pictures whose yes-or-no questions fail in all groups."""
-  import random
-
   folder = tmp_path_factory.mktemp("run")
   (folder / "script.py").write_text(SCRIPT)
   rng = random.Random(0)
@@ -176,8 +175,6 @@ def run(tmp_path_factory):
       "methods": ("zero_shot",),
     }
   )
-  from fmd_jax import inference
-
   judge = inference.resolve("oracle://")
   plan = evaluate.make_plan(folder)
   evaluate.evaluate(folder, judge, plan, max_tokens=64, retries=0)
