@@ -53,7 +53,6 @@ def level(repeats, flips, naive=False):
   return any_ / repeats, overall / repeats
 
 
-@pytest.mark.slow
 def test_the_same_model_differs_in_at_most_6_5_percent_of_1000_replays():
   any_, overall = level(1000, 999)
   assert any_ <= 0.065
