@@ -19,6 +19,7 @@ from fmd_jax.inference import Request
 from fmd_jax.prompts import judge as template
 from tests.bench import vllm_env
 from tests.bench.sidecar import scene_requests
+from tests.ports import free_port
 
 ROOT = pathlib.Path(__file__).parents[1]
 ROLE = "vllm://testbed/answerer?dtype=float32&kv_mb=64&eager=1&sequences=32&length=512"
@@ -66,12 +67,6 @@ def serving(command, port, log, seconds=500):
   finally:
     process.terminate()
     process.wait(60)
-
-
-def free_port() -> int:
-  with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    return free.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,8 @@
 """openai:// and gemini:// against loopback servers, by the vendors' own clients."""
 
 import base64
+import json
+import threading
 import time
 
 import pytest
@@ -165,24 +167,46 @@ def test_a_rate_limit_that_stays_ends_the_run(engine, server, monkeypatch):
 
 def test_calls_run_at_one_time_up_to_the_bound(engine, server):
   # Wrong: one after another, or as many as there are rows.
-  server.plan = ["slow"] * 6
-  model = engine("concurrency=3&timeout=60")
-  begun = time.monotonic()
-  assert len(model.generate([REQUEST] * 6)) == 6
-  assert 6 <= time.monotonic() - begun < 16
-  assert server.times[2] - begun < 2.5 < server.times[3] - begun
+  here, now, most = threading.Barrier(3), 0, 0
+  lock = threading.Lock()
+
+  def answer(_):
+    nonlocal now, most
+    with lock:
+      now += 1
+      most = max(most, now)
+    here.wait(100)
+    time.sleep(0.2)  # a fourth would be seen
+    with lock:
+      now -= 1
+    return "a red ball"
+
+  server.answer = answer
+  replies = engine("attempts=1&concurrency=3&timeout=200").generate([REQUEST] * 6)
+  assert [reply.text for reply in replies] == ["a red ball"] * 6
+  assert most == 3
 
 
 def test_replies_come_as_they_finish(engine, server):
-  server.plan = ["slow"]
-  model = engine("concurrency=2&timeout=60")
-  first, *_ = model.stream([REQUEST] * 2)
-  assert first[1].text == "a red ball"
-  begun = time.monotonic()
-  stream = model.stream([REQUEST] * 3)
-  next(stream)
-  stream.close()
-  assert time.monotonic() - begun < 2
+  # Wrong: the quick one waits for the slow one, and so does a caller that leaves.
+  gate = threading.Event()
+
+  def answer(body):
+    if "slow" in json.dumps(body):
+      assert gate.wait(100)
+    return "a red ball"
+
+  server.answer = answer
+  model = engine("concurrency=2&timeout=200")
+  slow = Request([{"role": "user", "content": "slow"}])
+  stream = model.stream([slow, REQUEST, slow])
+  try:
+    index, reply = next(stream)
+    assert (index, reply.text) == (1, "a red ball")
+    stream.close()
+    assert not gate.is_set()
+  finally:
+    gate.set()
 
 
 @pytest.mark.parametrize(
