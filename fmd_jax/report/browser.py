@@ -115,7 +115,10 @@ def data(rows: pd.DataFrame, run: Run, addresses: dict[str, str]) -> dict[str, A
     "methods": [[method.label, method.kind] for method in run.methods],
     "skills": [said(skill) for skill in skills],
     "groups": [said(group) for group in _meta_skills(run, skills)],
-    "tiers": ["", *(f"{tier}: {name}" for tier, name in metrics.TIERS.items())],
+    "tiers": [
+      "asked once",
+      *(f"{tier}: {name}" for tier, name in metrics.TIERS.items()),
+    ],
     "prefixes": [said(prefix) for prefix in prefixes],
     "images": [addresses[image] for image in images],
     "names": [said(image) for image in images],

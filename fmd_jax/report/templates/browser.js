@@ -48,7 +48,6 @@
       for (const one of [].concat(value)) if (one >= 0) counts[one] += 1;
     });
     const order = names.map((_, i) => i).filter((i) => counts[i]);
-    if (name === "tier" && order[0] === 0) order.shift(); // asked once only
     if (name !== "status") order.sort((a, b) => counts[b] - counts[a]);
     select.append(new Option("all", ""));
     const groups = new Map();
@@ -299,7 +298,7 @@
     add("Status", status(row));
     if (columns.tier[row]) {
       add("Tier", data.tiers[columns.tier[row]]);
-      add("Asked again", text[columns.found[row]]);
+      add("Asked again", text[columns.found[row]].trim());
     }
     if (columns.prefix[row] >= 0) add("Begins with", data.prefixes[columns.prefix[row]]);
     add("Picture", data.names[columns.image[row]]);
