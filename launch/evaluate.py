@@ -8,10 +8,10 @@ costs is printed first. Killed, or out of budget, the same command goes on.
 """
 
 import json
-import pathlib
 
 import ml_collections
 from absl import app, flags, logging
+from etils import epath
 
 from configs import base
 
@@ -46,7 +46,7 @@ def _filled(saved: dict, known: dict) -> dict:
   }
 
 
-def _limit(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+def _limit(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
   """The ledger counts from the run's beginning: what this may spend comes on top."""
   from fmd_jax import inference
 
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> None:
   logging.set_verbosity(logging.INFO)
   from fmd_jax import evaluate
 
-  workdir = pathlib.Path(_WORKDIR.value)
+  workdir = epath.Path(_WORKDIR.value)
   if not (workdir / "config.json").is_file():
     raise SystemExit(f"error: {workdir} holds no run: it has no config.json")
   saved = json.loads((workdir / "config.json").read_text())

@@ -14,6 +14,7 @@ from fmd_jax.evaluate.judged import EXACT
 from fmd_jax.inference import Embedder
 from fmd_jax.records.files import write_atomic
 from fmd_jax.records.measurements import totals
+from fmd_jax.records.reader import read_parquet
 
 PROTOCOLS = {"during": "train", "after": "heldout"}
 BASELINE = "zero_shot"
@@ -101,7 +102,7 @@ def measure(workdir: epath.PathLike, embedder: Embedder, seed: int) -> dict[str,
 def read_evaluations(workdir: epath.PathLike) -> dict[tuple[str, str], pd.DataFrame]:
   """(protocol, method) -> what the evaluator said, in the order of asking."""
   return {
-    (protocol, path.stem.removesuffix("_heldout")): pd.read_parquet(path)
+    (protocol, path.stem.removesuffix("_heldout")): read_parquet(path)
     for protocol, split in PROTOCOLS.items()
     for path in sorted((epath.Path(workdir) / "evaluations").glob("*.parquet"))
     if path.stem.endswith("_heldout") == (split == "heldout")
@@ -113,7 +114,7 @@ def _with_skills(workdir, tables):
   path = workdir / "taxonomy" / "assignments.parquet"
   source = None
   if path.is_file():
-    source, assignments = "taxonomy", pd.read_parquet(path)
+    source, assignments = "taxonomy", read_parquet(path)
     tables = {k: metrics.with_skills(t, assignments) for k, t in tables.items()}
   elif any(table["skills"].notna().any() for table in tables.values()):
     source = "oracle"

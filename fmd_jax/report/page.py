@@ -3,14 +3,15 @@
 import base64
 import hashlib
 import json
-import os
 import pathlib
 from typing import Any
 
 import jinja2
 import pandas as pd
+from etils import epath
 from markupsafe import Markup
 
+from fmd_jax.records.files import write_atomic
 from fmd_jax.report import (
   analyses,
   browser,
@@ -28,7 +29,7 @@ SKILLS, EXAMPLES = 6, 4  # shown: worst groups, pictures of each
 _SCRIPTS = ("page.js", "browser.js")
 
 
-def build(workdir: str | os.PathLike, max_failures: int = browser.MAX_FAILURES) -> str:
+def build(workdir: epath.PathLike, max_failures: int = browser.MAX_FAILURES) -> str:
   """Writes `report/index.html` of a workdir: one file that needs no other.
 
   Only pictures stand beside it, in `report/images`, when they are too many.
@@ -45,16 +46,12 @@ def build(workdir: str | os.PathLike, max_failures: int = browser.MAX_FAILURES) 
   """
   run = read_run(workdir)
   target = run.folder / "report" / "index.html"
-  target.parent.mkdir(exist_ok=True)
-  temporary = target.with_suffix(".tmp")
-  temporary.write_text(
-    render(run, target.parent, max_failures), encoding="utf-8", errors="replace"
-  )
-  temporary.replace(target)
+  page = render(run, target.parent, max_failures)
+  write_atomic(target, page.encode("utf-8", errors="replace"))
   return str(target)
 
 
-def render(run: Run, target: pathlib.Path, max_failures: int) -> str:
+def render(run: Run, target: epath.Path, max_failures: int) -> str:
   """The page as text. Whatever a model or a file said is escaped by jinja2.
 
   Args:

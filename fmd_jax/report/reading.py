@@ -2,11 +2,10 @@
 
 import dataclasses
 import json
-import os
-import pathlib
 from typing import Any
 
 import pandas as pd
+from etils import epath
 
 from fmd_jax import records
 
@@ -49,7 +48,7 @@ class Run:
     calibration: of the judges, by their identity; empty when none was measured.
   """
 
-  folder: pathlib.Path
+  folder: epath.Path
   manifest: dict[str, Any]
   config: dict[str, Any]
   metrics: dict[str, Any]
@@ -66,14 +65,15 @@ class Run:
     return str(found.get("name", otherwise)) if isinstance(found, dict) else str(found)
 
 
-def read_run(workdir: str | os.PathLike) -> Run:
+def read_run(workdir: epath.PathLike) -> Run:
   """Reads a workdir.
 
   Raises:
     FileNotFoundError: it holds neither records nor evaluations.
   """
-  folder = pathlib.Path(workdir)
-  parts = [pd.read_parquet(p) for p in sorted(folder.glob("evaluations/*.parquet"))]
+  folder = epath.Path(workdir)
+  paths = sorted((folder / "evaluations").glob("*.parquet"))
+  parts = [records.read_parquet(path) for path in paths]
   evaluations = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
   taxonomy, assigned = _taxonomy(folder / "taxonomy")
   if assigned is not None and len(evaluations):
@@ -103,13 +103,13 @@ def read_run(workdir: str | os.PathLike) -> Run:
   )
 
 
-def _taxonomy(folder: pathlib.Path) -> tuple[Taxonomy | None, pd.DataFrame | None]:
+def _taxonomy(folder: epath.Path) -> tuple[Taxonomy | None, pd.DataFrame | None]:
   """The taxonomy and which question needs which skill; None while it is not whole."""
   names = ("primitives", "skills", "meta_skills", "assignments")
   paths = [folder / f"{name}.parquet" for name in names]
   if not all(path.is_file() for path in paths):
     return None, None
-  *tables, assigned = (pd.read_parquet(path) for path in paths)
+  *tables, assigned = (records.read_parquet(path) for path in paths)
   return Taxonomy(*tables), assigned
 
 
@@ -123,5 +123,5 @@ def _with_skills(rows: pd.DataFrame, assigned: pd.DataFrame) -> pd.DataFrame:
   return rows.merge(own, how="left", left_on=key, right_index=True)
 
 
-def _json(path: pathlib.Path) -> dict[str, Any]:
+def _json(path: epath.Path) -> dict[str, Any]:
   return json.loads(path.read_text()) if path.exists() else {}

@@ -3,12 +3,11 @@
 labels (a row for each rater and question) -> consensus -> beside each judge's verdicts
 """
 
-import os
-import pathlib
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from etils import epath
 
 from fmd_jax import metrics, records
 from fmd_jax.evaluate import read_evaluations
@@ -21,7 +20,7 @@ CONSENSUS = ("majority", "dawid_skene")
 
 
 def score(
-  workdir: str | os.PathLike, labels: pd.DataFrame, consensus: str = "majority"
+  workdir: epath.PathLike, labels: pd.DataFrame, consensus: str = "majority"
 ) -> dict[str, Any]:
   """Measures the judges of a run, evaluator and verifier, against people.
 
@@ -50,7 +49,7 @@ def score(
   # A question that is invalid has no right answer, whatever some rater made of it.
   truth["correct"] = np.where(truth["valid"] == 1, truth["correct"], np.nan)
   items = items.assign(**{f"true_{name}": own for name, own in truth.items()})
-  judged = _verdicts(pathlib.Path(workdir))
+  judged = _verdicts(epath.Path(workdir))
   joined = items.assign(item=np.arange(len(items))).merge(judged, on=KEY)
   lost = set(range(len(items))) - set(joined["item"])
   if lost:
@@ -110,7 +109,7 @@ def _likelier(votes: np.ndarray) -> np.ndarray:
   return np.where(found > 0.5, 1.0, np.where(found < 0.5, 0.0, np.nan))
 
 
-def _verdicts(workdir: pathlib.Path) -> pd.DataFrame:
+def _verdicts(workdir: epath.Path) -> pd.DataFrame:
   """What the evaluator and the verifier said: `KEY`, judge, band, valid, correct."""
   parts = []
   for (protocol, method), table in read_evaluations(workdir).items():
