@@ -50,6 +50,7 @@ def export(
   workdir: epath.PathLike,
   target: epath.PathLike,
   max_failures: int = browser.MAX_FAILURES,
+  tier: int = 1,
 ) -> dict[str, epath.Path]:
   """Writes the distinct failures of a run in three forms.
 
@@ -61,6 +62,7 @@ def export(
     workdir: of a run with evaluations.
     target: a folder that is new or empty.
     max_failures: more are left out, by chance.
+    tier: of the failures (`metrics.TIERS`).
 
   Returns:
     Form -> its folder.
@@ -69,7 +71,7 @@ def export(
     FileNotFoundError: the workdir has no run, or none of its failures a picture.
     FileExistsError: the target holds something.
   """
-  run, target = read_run(workdir), epath.Path(target)
+  run, target = read_run(workdir, tier), epath.Path(target)
   if target.exists() and any(target.iterdir()):
     raise FileExistsError(f"{target} is not empty; name a new folder")
   found = _found(run, max_failures)

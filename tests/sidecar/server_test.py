@@ -1,5 +1,6 @@
 """The sidecar over real gRPC on loopback."""
 
+import concurrent.futures
 import hashlib
 import threading
 
@@ -167,7 +168,7 @@ def test_images_travel_once_and_in_chunks(sidecar, monkeypatch):
   assert len(sent) == number
 
 
-def test_an_image_that_has_left_the_store_is_sent_again(running, script):
+def test_an_image_that_has_left_the_store_is_sent_again(running, script, monkeypatch):
   # Wrong: FAILED_PRECONDITION ends the run.
   big = [picture(bytes([i]) * 700_000) for i in range(2)]
   with running({"a": script("echo")}, image_store_mb=1) as address:
@@ -178,9 +179,23 @@ def test_an_image_that_has_left_the_store_is_sent_again(running, script):
         assert model.generate([request(f"{i}", shown)])[0].text.startswith(
           f"{i}|{seen}"
         )
+    monkeypatch.setattr(channel, "_UPLOADS", 3)
     # Both at once do not fit: an end with a reason, not an endless exchange.
     with pytest.raises(inference.InferenceError, match="FAILED_PRECONDITION: . images"):
       model.generate([request("x", *big)])
+
+
+def test_callers_that_push_each_others_images_out_are_all_served(running, script):
+  # Wrong: an error after a few attempts, though every batch fits by itself.
+  big = [picture(bytes([i]) * 300_000) for i in range(24)]
+  with running({"a": script("echo")}, image_store_mb=1) as address:
+
+    def ask(shown):
+      model = inference.resolve(f"grpc://{address}/a")
+      return [model.generate([request(f"{i}", shown)])[0].error for i in range(10)]
+
+    with concurrent.futures.ThreadPoolExecutor(len(big)) as pool:
+      assert not any(error for own in pool.map(ask, big) for error in own)
 
 
 def test_missing_images_are_named(stub):
