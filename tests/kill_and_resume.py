@@ -4,10 +4,11 @@
     [--workdir DIR]
 
 The run is the quickstart: real models, a real sidecar, both methods, both protocols and
-the evaluation; `--small` has a sixth of its steps. Moments are drawn over the whole of it, with a pause of
-up to a step after the file that marks them, so that some fall in the middle of a
-checkpoint. Records, evaluations, measurements but times, the trained questioner and the
-last checkpoint must be the same, bit by bit. `--quick` plays it with scripted models.
+the evaluation; `--small` has a sixth of its steps. Moments are drawn over the whole of
+it, with a pause of up to a step after the file that marks them, so that some fall in
+the middle of a checkpoint. Records, evaluations, measurements but times, the trained
+questioner and the last checkpoint must be the same, bit by bit. `--quick` plays it with
+scripted models.
 """
 
 import argparse
@@ -59,7 +60,12 @@ def done(workdir: pathlib.Path) -> int:
 
 def finish(workdir: pathlib.Path, flags: tuple[str, ...]) -> None:
   """Runs it to its end."""
-  if code := start(workdir, flags).wait():
+  process = start(workdir, flags)
+  try:
+    code = process.wait()
+  finally:
+    process.kill()
+  if code:
     raise SystemExit(f"exit code {code}, see {workdir / 'discover.log'}")
 
 

@@ -14,11 +14,13 @@ and V and f are what solves this (Rogan and Gladen, https://doi.org/10.1093/
 oxfordjournals.aje.a112510, twice). Errors that grow with difficulty are told apart by
 `difficulty`: bands are solved one by one and added up.
 
-Intervals: in each of R draws images are drawn again, and each error comes from the
-beta distribution of its labels, so both uncertainties are carried.
+Intervals: in each of R draws images are drawn again, with their questions and the
+labels of these together: what luck gives the labelled rows is part of the rates and of
+the errors alike, and counted once. Errors whose labels are not told image by image come
+from beta distributions, as if the labels were of other questions.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -112,10 +114,12 @@ def corrected(
   missing = _missing(known)
   if missing or not labels:
     return out | {"reason": missing or "no question was asked"}
-  errors = _errors(known, labels, resamples, seed)
-  _, sums, unparsed = _sums(df, bands, labels)
+  images, sums, unparsed = _sums(df, bands, labels)
   if not sums.sum((0, 2))[1]:
     return out | {"reason": "no question was called valid"}
+  union = _with_labelled(images, known)
+  sums, unparsed = (_placed(part, images, union) for part in (sums, unparsed))
+  errors = _errors(known, labels, union, resamples, seed)
   observed = _observed(sums, resamples, seed)
   rates = solve(*observed, errors)
   # An unparsed slot is an invalid question without a judge's error. The same seed and
@@ -127,7 +131,12 @@ def corrected(
     return out | {"reason": "the judge can't be told from chance"}
   out |= {name: _ends(rates[name], level) for name in ("qvr", "fdr")}
   if "skills" in df:
-    out["skills"] = _skills(df, bands, labels, errors, rates, more_than, seed, level)
+    out["skills"] = {
+      skill: _ends(fdr, level)
+      for skill, fdr in _skills(
+        df, bands, labels, union, errors, rates, more_than, seed
+      )
+    }
   return out
 
 
@@ -148,16 +157,15 @@ def corrected_ratio(
   labels = sorted(set(bands[0]) | set(bands[1]))
   if _missing(known) or not (len(a) and len(b)):
     return dict(NOTHING)
-  errors = _errors(known, labels, resamples, seed)
   sides = [_sums(df, own, labels) for df, own in zip((a, b), bands)]
-  union = sides[0][0].union(sides[1][0])
+  union = _with_labelled(sides[0][0].union(sides[1][0]), known)
+  errors = _errors(known, labels, union, resamples, seed)
   fdrs = []
   for images, sums, _ in sides:
     if not sums.sum((0, 2))[1]:
       return dict(NOTHING)
-    joint = np.zeros((len(union), *sums.shape[1:]))
-    joint[union.get_indexer(images)] = sums
-    fdrs.append(solve(*_observed(joint, resamples, seed), errors)["fdr"].clip(0, 1))
+    observed = _observed(_placed(sums, images, union), resamples, seed)
+    fdrs.append(solve(*observed, errors)["fdr"].clip(0, 1))
   with np.errstate(divide="ignore", invalid="ignore"):
     ratio = fdrs[0] / fdrs[1]
   if not np.isfinite(ratio[0]) or np.isnan(ratio[1:]).mean() > 0.5:
@@ -228,23 +236,58 @@ def _missing(known) -> str | None:
   return None
 
 
-def _errors(known, labels: Sequence[str], resamples: int, seed: int) -> Errors:
+def _with_labelled(images: pd.Index, known) -> pd.Index:
+  """The images and those of the labels: all are drawn together."""
+  labelled = np.array(known.get("labels", {}).get("image_id", []), object)
+  return images.union(pd.Index(pd.unique(labelled), dtype=object))
+
+
+def _placed(sums, images: pd.Index, union: pd.Index):
+  """Sums of some images among those of all."""
+  out = np.zeros((len(union), *sums.shape[1:]))
+  out[union.get_indexer(images)] = sums
+  return out
+
+
+def _errors(known, labels: Sequence[str], union, resamples: int, seed: int) -> Errors:
   """[1 + R, B]: the estimates first, then the draws."""
   out = {}
   for place, (name, (part, statistic)) in enumerate(STATISTICS.items()):
     columns = []
     for b, label in enumerate(labels):
-      own = known.get("bands", {}).get(label, known)[part][statistic]
+      band, own = label, known.get("bands", {}).get(label, known)[part][statistic]
       if own["n"] < LEAST_LABELS:
-        own = known[part][statistic]
+        band, own = "all", known[part][statistic]
       # Without an invalid question called valid, anything may be said of its answer.
       value, n = (0.5, 0.0) if own["value"] is None else (own["value"], own["n_eff"])
-      # By name, not by place: a band keeps its draws whichever others there are.
-      generator = np.random.default_rng([seed, place, b])
-      drawn = generator.beta(value * n + 0.5, (1 - value) * n + 0.5, resamples)
+      if "labels" in known and 0 < value < 1 and n:
+        sums = _label_sums(known["labels"], part, statistic, band, union)
+        scale = n / sums[:, 0].sum()
+        of, hits = scale * resample_sums(sums, resamples, seed).T
+        drawn = (hits + 0.5) / (of + 1)
+      else:
+        # By name, not by place: a band keeps its draws whichever others there are.
+        generator = np.random.default_rng([seed, place, b])
+        drawn = generator.beta(value * n + 0.5, (1 - value) * n + 0.5, resamples)
       columns.append(np.concatenate([[value], drawn]))
     out[name] = np.stack(columns, 1)
   return out
+
+
+def _label_sums(labels, part: str, statistic: str, band: str, union: pd.Index):
+  """[I, 2]: labels of each image that tell a statistic, and hits among them."""
+  own = labels[part][statistic]
+  there = np.ones(len(labels["image_id"]), bool)
+  if band != "all":
+    there = np.array(labels["band"], object) == band
+  rows = union.get_indexer(pd.Index(labels["image_id"], dtype=str)[there])
+  return np.stack(
+    [
+      np.bincount(rows, np.array(own[name], float)[there], len(union))
+      for name in ("n", "hits")
+    ],
+    1,
+  )
 
 
 def _sums(df, bands, labels):
@@ -256,14 +299,21 @@ def _sums(df, bands, labels):
     for name in ("judged", "valid", "failure")
     for label in labels
   ]
-  images, sums = cluster_sums(df["image_id"], [*wanted, columns["unparsed"]])
+  images, sums = cluster_sums(
+    df["image_id"].astype(str), [*wanted, columns["unparsed"]]
+  )
   return images, sums[:, :-1].reshape(len(images), 3, len(labels)), sums[:, -1:]
 
 
 def _observed(sums: Float[np.ndarray, "I 3 B"], resamples: int, seed: int):
   """Asked, share valid, share wrong: [1 + R, B] each, the counts as they are first."""
-  images, _, width = sums.shape
-  drawn = resample_sums(sums.reshape(images, -1), resamples, seed)
+  drawn = resample_sums(sums.reshape(len(sums), -1), resamples, seed)
+  return _shares(sums, drawn, seed)
+
+
+def _shares(sums: Float[np.ndarray, "I 3 B"], drawn: np.ndarray, seed: int):
+  """The same of sums that have been drawn already, [R, 3 B]."""
+  width = sums.shape[-1]
   whole = np.concatenate([sums.sum(0).reshape(1, -1), drawn])
   asked, valid, wrong = whole.reshape(-1, 3, width).transpose(1, 0, 2)
   return asked, *(
@@ -295,7 +345,9 @@ def _ends(rates: Float[np.ndarray, "R"], level: float) -> dict[str, float | None
   return {"value": value, "low": min(low, value), "high": max(high, value)}
 
 
-def _skills(df, bands, labels, errors, rates, more_than, seed, level):
+def _skills(
+  df, bands, labels, union, errors, rates, more_than, seed
+) -> Iterator[tuple[str, Float[np.ndarray, "R"]]]:
   """Failure rate of each skill; its share of invalid questions is that of the band."""
   columns = flags(df)
   rows = df.loc[columns["valid"] & df["skills"].notna().to_numpy(), ["image_id"]]
@@ -304,20 +356,24 @@ def _skills(df, bands, labels, errors, rates, more_than, seed, level):
     failed=pd.Series(columns["failure"], df.index)[rows.index],
     band=pd.Series(bands, df.index)[rows.index],
   ).explode("skill")
-  resamples = len(rates["fdr"]) - 1
-  out = {}
+  counts = {}
   for skill, own in rows.dropna(subset="skill").groupby("skill"):
     if len(own) <= more_than:
       continue
     own_bands = own["band"].to_numpy(object)
     failed = own["failed"].to_numpy(bool)
     each = [own_bands == label for label in labels]
-    _, sums = cluster_sums(own["image_id"], [*each, *(failed & x for x in each)])
-    sums = sums.reshape(len(sums), 2, len(labels))[:, [0, 0, 1]]
-    called, _, wrong = _observed(sums, resamples, seed)
+    each += [failed & x for x in each]
+    images, sums = cluster_sums(own["image_id"].astype(str), each)
+    sums = sums.reshape(len(images), 2, len(labels))[:, [0, 0, 1]]
+    counts[str(skill)] = _placed(sums, images, union)
+  if not counts:
+    return
+  together = np.stack(list(counts.values()), 1).reshape(len(union), -1)
+  drawn = resample_sums(together, len(rates["fdr"]) - 1, seed)
+  for (skill, sums), own in zip(counts.items(), np.split(drawn, len(counts), 1)):
+    called, _, wrong = _shares(sums, own, seed)
     with np.errstate(divide="ignore", invalid="ignore"):
       n, failures = _true_counts(called, called * wrong, rates["truly"], errors)
       fdr = failures.sum(-1) / n.sum(-1)
-    fdr = np.where(np.isnan(rates["fdr"]) | ~np.isfinite(fdr), np.nan, fdr)
-    out[str(skill)] = _ends(fdr, level)
-  return out
+    yield skill, np.where(np.isnan(rates["fdr"]) | ~np.isfinite(fdr), np.nan, fdr)

@@ -39,8 +39,9 @@ def calibrate(items: pd.DataFrame, *, level: float = LEVEL) -> dict[str, Any]:
   Returns:
     What calibration.json holds: {"judges": {identity: {"valid" | "correct":
     {"sensitivity", "specificity" (and for "correct" "wrong_when_invalid"): {value, low,
-    high, n, hits, n_eff}}, "methods": {method: the same}, "bands": {band: the same}}},
-    "meaning", "items"}. A value is None where no label tells it.
+    high, n, hits, n_eff}}, "methods": {method: the same}, "bands": {band: the same},
+    "labels": {"image_id", "band", and as above {"n", "hits"}: lists, a place for each
+    image and band}}}, "meaning", "items"}. A value is None where no label tells it.
 
   Raises:
     ValueError: a column is missing, or a weight is not above 0.
@@ -52,7 +53,7 @@ def calibrate(items: pd.DataFrame, *, level: float = LEVEL) -> dict[str, Any]:
     raise ValueError("an item's weight is not above 0")
   judges = {}
   for judge, own in items.groupby("judge"):
-    judges[str(judge)] = _errors(own, level)
+    judges[str(judge)] = _errors(own, level) | {"labels": _by_image(own)}
     for column, name in (("method", "methods"), ("band", "bands")):
       if column in own:
         judges[str(judge)][name] = {
@@ -61,7 +62,8 @@ def calibrate(items: pd.DataFrame, *, level: float = LEVEL) -> dict[str, Any]:
   return {"judges": judges, "meaning": _MEANING, "items": len(items)}
 
 
-def _errors(items: pd.DataFrame, level: float) -> dict[str, Any]:
+def _shares(items: pd.DataFrame) -> dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]:
+  """Part -> statistic -> which labels tell it, and which of these are hits."""
   flags = {
     name: items[name].astype("boolean").to_numpy(float, na_value=np.nan)
     for name in _COLUMNS[2:]
@@ -69,21 +71,47 @@ def _errors(items: pd.DataFrame, level: float) -> dict[str, Any]:
   valid, correct, true_valid, true_correct = flags.values()
   # Of the answer the judge speaks only after it called the question valid.
   both = (valid == 1) & (true_valid == 1) & ~np.isnan(correct)
-
-  def share(of: np.ndarray, hit: np.ndarray) -> dict[str, Any]:
-    return _share(items[of], hit[of], level)
-
+  untrue = (valid == 1) & (true_valid == 0) & ~np.isnan(correct)
   return {
     "valid": {
-      "sensitivity": share((true_valid == 0) & ~np.isnan(valid), valid == 0),
-      "specificity": share((true_valid == 1) & ~np.isnan(valid), valid == 1),
+      "sensitivity": ((true_valid == 0) & ~np.isnan(valid), valid == 0),
+      "specificity": ((true_valid == 1) & ~np.isnan(valid), valid == 1),
     },
     "correct": {
-      "sensitivity": share(both & (true_correct == 0), correct == 0),
-      "specificity": share(both & (true_correct == 1), correct == 1),
-      "wrong_when_invalid": share(
-        (valid == 1) & (true_valid == 0) & ~np.isnan(correct), correct == 0
-      ),
+      "sensitivity": (both & (true_correct == 0), correct == 0),
+      "specificity": (both & (true_correct == 1), correct == 1),
+      "wrong_when_invalid": (untrue, correct == 0),
+    },
+  }
+
+
+def _errors(items: pd.DataFrame, level: float) -> dict[str, Any]:
+  return {
+    part: {
+      name: _share(items[of], hit[of], level) for name, (of, hit) in statistics.items()
+    }
+    for part, statistics in _shares(items).items()
+  }
+
+
+def _by_image(items: pd.DataFrame) -> dict[str, Any]:
+  """The labels of each image and band, weighted: what the bootstrap draws again."""
+  bands = items["band"] if "band" in items else pd.Series("all", items.index)
+  keys = pd.MultiIndex.from_arrays([items["image_id"].astype(str), bands.astype(str)])
+  rows, groups = pd.factorize(keys, sort=True)
+  weight = items["weight"].to_numpy(float) if "weight" in items else np.ones(len(items))
+  return {
+    "image_id": list(groups.get_level_values(0)),
+    "band": list(groups.get_level_values(1)),
+    **{
+      part: {
+        name: {
+          "n": np.bincount(rows, weight * of, len(groups)).tolist(),
+          "hits": np.bincount(rows, weight * (of & hit), len(groups)).tolist(),
+        }
+        for name, (of, hit) in statistics.items()
+      }
+      for part, statistics in _shares(items).items()
     },
   }
 
