@@ -1,34 +1,19 @@
 """Suites: frozen, hashed, asked alike; exit codes that CI can rely on."""
 
 import json
-import random
 import subprocess
 import sys
 
 import pandas as pd
 import pytest
 
-from fmd_jax import evaluate, inference, records, replay
+from fmd_jax import replay
 from fmd_jax.inference import Reply
 from fmd_jax.types import CRITERIA, ImageExample
-from fmd_jax.world import drawing, png
-from fmd_jax.world.scenes import sample_scene
-from tests.records.shards_test import record
-from tests.runs import ROOT, played_config
+from tests import failing_run
+from tests.runs import ROOT
 
 ASKING = replay.Asking(5, 1.0, 8, 64, 0, seed=1)
-SCRIPT = """
-import zlib
-def _fails(request, share):
-  text = f"{request.seed}/{request.sample}/{request.fields['question']}"
-  return zlib.crc32(text.encode()) % 100 < share
-def old(request):
-  return "nonsense" if _fails(request, 60) else "yes"
-def new(request):
-  return "nonsense" if _fails(request, 98) else "yes"
-def mute(request):
-  raise RuntimeError("down")
-"""
 
 
 class Model:
@@ -147,42 +132,7 @@ def test_answers_of_one_judge_only_are_compared(folder):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-  """An evaluated run on 24 pictures whose yes-or-no questions fail in all groups."""
-  folder = tmp_path_factory.mktemp("run")
-  (folder / "script.py").write_text(SCRIPT)
-  rng = random.Random(0)
-  rows = []
-  for i in range(24):
-    scene = sample_scene(rng)
-    image = ImageExample(f"p{i:02}", png.encode(drawing.render(scene), scene))
-    records.write_image(folder, image)
-    shapes = {o.shape for o in scene.objects}
-    for slot, shape in enumerate(sorted(shapes)[:3]):
-      # True of each picture, so that "yes" is right.
-      rows.append(
-        record(
-          0, image.image_id, slot, method="zero_shot",
-          question=f"Is there a {'n ' if shape[0] in 'aeiou' else ''}{shape}?".replace(
-            "a n ", "an "
-          ),
-          answer="nonsense" if slot else "yes", prefix="is there",
-        )
-      )  # fmt: skip
-  records.write_shard(folder, "zero_shot", "train", 0, rows)
-  config = played_config(
-    **{
-      "roles.answerer": f"scripted://{folder}/script.py:old",
-      "methods": ("zero_shot",),
-    }
-  )
-  judge = inference.resolve("oracle://")
-  plan = evaluate.make_plan(folder)
-  evaluate.evaluate(folder, judge, plan, max_tokens=64, retries=0)
-  answerer = inference.identity(inference.resolve(config.roles.answerer))
-  (folder / "config.json").write_text(json.dumps(config.to_dict()))
-  manifest = {"run_id": "r", "models": {"answerer": answerer}}
-  (folder / "manifest.json").write_text(json.dumps(manifest))
-  return folder
+  return failing_run.make(tmp_path_factory.mktemp("run"))
 
 
 def launch(*arguments):
