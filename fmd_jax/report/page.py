@@ -22,6 +22,7 @@ from fmd_jax.report import (
   planted,
   skills,
   summary,
+  unscored,
 )
 from fmd_jax.report.parts import said, text_of
 from fmd_jax.report.reading import Run, read_run
@@ -94,6 +95,7 @@ def render(run: Run, target: pathlib.Path, max_failures: int) -> str:
     comparison=summary.comparison(run),
     evaluator=run.model("evaluator", "an independent judge"),
     intervals=summary.intervals(run),
+    reasons=unscored.reasons(run),
     methods=run.methods,
     curves=curves.charts_of(run),
     diagnostics=curves.diagnostics(run),

@@ -130,7 +130,9 @@ def test_what_concerns_one_request_fails_alone(engine, server):
   model = engine("concurrency=1")
   server.plan = ["400", "filter", "length"]
   too_large, blocked, cut, good = model.generate([REQUEST] * 4)
-  assert "too large" in too_large.error
+  # Wrong: the key, which this endpoint repeats, in a rationale of the records.
+  assert "too large, " in too_large.error and "***" in too_large.error
+  assert KEY not in too_large.error
   assert "block" in blocked.error
   assert (cut.text, cut.finish, cut.error) == ("a red ball", "length", "")
   assert good.text == "a red ball"
@@ -229,6 +231,15 @@ def test_bad_specs_name_the_cure_and_no_secret(spec, says, monkeypatch):
     inference.load_engine(spec)
   assert "sk-abc" not in str(error.value)
   assert "pw" not in str(error.value)
+
+
+def test_a_key_that_no_header_takes_is_refused(kind, engine, monkeypatch):
+  # Wrong: UnicodeEncodeError, which shows the header, for each row of a run.
+  for bad in ("sk-gehe\u00efm", "sk-a\nb"):
+    monkeypatch.setenv("OTHER_KEY", bad)
+    with pytest.raises(inference.SpecError, match="key in OTHER_KEY has char") as error:
+      engine("key_env=OTHER_KEY")
+    assert bad not in str(error.value)
 
 
 def test_openai_of_a_thinking_template(server, kind):
