@@ -93,6 +93,7 @@ setuptools.setup(
     "fmd_jax.models": ["shapes/*/config.json"],
     "fmd_jax.report": ["templates/**/*"],
     "fmd_jax.testbed": ["assets/**/*"],
+    "fmd_jax.trust.study": ["templates/*"],
   },
   install_requires=TRAINER,
   extras_require={

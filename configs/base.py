@@ -82,6 +82,12 @@ def get_config() -> ml_collections.ConfigDict:
   # verdicts come in, the next batch is sampled, by a policy one update older; log-probs
   # are then computed anew and tokens weighed by min(exp(new - sampled), 2).
   c.rollout.staleness = 0
+  # Seconds after which a GRPO step goes on without the verdicts that are not in. Those
+  # groups (an image with all its responses) are scored and trained on in the next step,
+  # beside its own, as stale ones, in a batch of up to twice the images; then, and at
+  # the last step, they are waited for. Half of a step's groups always are. 0: every
+  # step waits for every verdict; only then does a run not depend on time.
+  c.rollout.late = 0.0
 
   # Of the independent evaluation: how many questions it judges, drawn at random, as
   # many of each method and split; 0: every one.

@@ -19,7 +19,8 @@ def ask(
   *,
   max_tokens: int = 32,
   temperature: float = 0.0,
-  seed: int = 0,
+  seed: int | Sequence[int] = 0,
+  task: str = "",
 ) -> list[Answer]:
   """Asks the target model.
 
@@ -28,7 +29,10 @@ def ask(
     pairs: image and question, N of them. An unparsed question is not asked.
     max_tokens: the longest answer, reasoning included.
     temperature: 0 is greedy.
-    seed: of the sampling.
+    seed: of the sampling; or one each, so that the draws of different questions have
+      nothing to do with each other (an engine may draw alike for requests of one seed).
+    task: "answer" where a judge is asked for its own answer: the testbed's replies to
+      fields, and has to be told.
 
   Returns:
     N answers, in order: status "ok", "unparsed" (the question was) or "unscored"
@@ -37,16 +41,17 @@ def ask(
   model = identity(generator)
   asked = [i for i, (_, question) in enumerate(pairs) if question.status == "ok"]
   requests = []
+  seeds = [seed] * len(pairs) if isinstance(seed, int) else seed
   for i in asked:
     example, question = pairs[i]
     requests.append(
       Request(
         messages=prompts.render("answerer", question=question.text),
         images=(example.png,),
-        fields={"question": question.text},
+        fields={"question": question.text} | ({"task": task} if task else {}),
         max_tokens=max_tokens,
         temperature=temperature,
-        seed=seed,
+        seed=seeds[i],
       )
     )
   answers = [Answer("", model, status="unparsed") for _ in pairs]

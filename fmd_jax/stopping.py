@@ -8,7 +8,7 @@ import concurrent.futures
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TypeVar
 
 from absl import logging
@@ -68,11 +68,15 @@ class Stop:
 
   def wait(self, future: concurrent.futures.Future[T]) -> T:
     """The future's result; Stopped, on this process alone, if it is asked before."""
-    while True:
-      self._raise()
-      done, _ = concurrent.futures.wait([future], _POLL_SECONDS)
-      if done:
-        return future.result()
+    while not self.pause([future]):
+      pass
+    return future.result()
+
+  def pause(self, futures: Collection[concurrent.futures.Future]) -> bool:
+    """Whether one of them is done, after a moment at most; Stopped as in `wait`."""
+    self._raise()
+    first = concurrent.futures.FIRST_COMPLETED
+    return bool(concurrent.futures.wait(futures, _POLL_SECONDS, first).done)
 
   def _raise(self) -> None:
     if self._asked.is_set():

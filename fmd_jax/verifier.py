@@ -68,31 +68,58 @@ def without_image(
   """
   out = list(verdicts)
   asked = [i for i, verdict in enumerate(verdicts) if verdict.valid] if guesses else []
-  requests = [
-    Request(
-      messages=prompts.render("blind", question=items[i][1].text),
-      fields={"question": items[i][1].text},
-      max_tokens=answer_tokens,
-      temperature=0.0 if guesses == 1 else 1.0,
-      seed=seed,
-      sample=guess,
-    )
-    for i in asked
-    for guess in range(guesses)
-  ]
-  replies = generate_distinct(answerer, requests)
-  guessed = []
-  for place, reply in enumerate(replies):
-    image, question, answer = items[asked[place // guesses]]
-    text = reply.text.rpartition("</think>")[2].strip()
-    status = "unscored" if reply.error else "ok"
-    guessed.append((image, question, Answer(text, answer.model, status, reply.error)))
-  judged = judge(generator, guessed, retries=retries, max_tokens=max_tokens, seed=seed)
-  for place, i in enumerate(asked):
-    own = judged[place * guesses : (place + 1) * guesses]
+  judged = judge_guesses(
+    answerer,
+    generator,
+    [items[i] for i in asked],
+    guesses=guesses,
+    answer_tokens=answer_tokens,
+    max_tokens=max_tokens,
+    retries=retries,
+    seed=seed,
+  )
+  for i, own in zip(asked, judged, strict=True):
     if all(verdict.status == "ok" and verdict.correct for verdict in own):
       reason = f"grounded: answered right without the image, {guesses} of {guesses}"
       out[i] = dataclasses.replace(
         out[i], grounded=False, rationale=f"{out[i].rationale}\n{reason}"
       )
   return out
+
+
+def judge_guesses(
+  answerer: Generator,
+  generator: Generator,
+  items: Sequence[Item],
+  *,
+  guesses: int,
+  answer_tokens: int,
+  max_tokens: int,
+  retries: int,
+  seed: int,
+) -> list[list[Verdict]]:
+  """N lists of `guesses` verdicts on answers given without the image.
+
+  Args: as in `without_image`.
+  """
+  requests = [
+    Request(
+      messages=prompts.render("blind", question=question.text),
+      fields={"question": question.text},
+      max_tokens=answer_tokens,
+      temperature=0.0 if guesses == 1 else 1.0,
+      seed=seed,
+      sample=guess,
+    )
+    for _, question, _ in items
+    for guess in range(guesses)
+  ]
+  replies = generate_distinct(answerer, requests)
+  guessed = []
+  for place, reply in enumerate(replies):
+    image, question, answer = items[place // guesses]
+    text = reply.text.rpartition("</think>")[2].strip()
+    status = "unscored" if reply.error else "ok"
+    guessed.append((image, question, Answer(text, answer.model, status, reply.error)))
+  judged = judge(generator, guessed, retries=retries, max_tokens=max_tokens, seed=seed)
+  return [judged[at : at + guesses] for at in range(0, len(judged), guesses or 1)]

@@ -51,6 +51,8 @@ rm -f exit pid group
 printf %s {shlex.quote(script)} > run.sh
 setsid nohup bash run.sh > log 2>&1 < /dev/null &
 echo $! > group
+# Else a look at once finds no session yet, and a stop nothing to end.
+for _ in $(seq 100); do [ ! -f pid ] || break; sleep 0.1; done
 """.strip()
 
 
@@ -66,10 +68,15 @@ def follow(folder: str, seen: int = 0, until: str = "") -> str:
   return f"""
 cd "$HOME/{folder}" || exit
 {_ALIVE.strip()}
-tail -n +{seen + 1} -F log 2>/dev/null & shown=$!
-while alive && ! {done}; do sleep 0.5; done
-sleep 1
-kill $shown
+at=$(head -n {seen} log | wc -c)
+show() {{
+  size=$(wc -c < log)
+  [ "$size" -ge "$at" ] || at=0  # started anew
+  tail -c "+$((at + 1))" log | head -c "$((size - at))" || exit
+  at=$size
+}}
+while alive && ! {done}; do show; sleep 0.5; done
+show
 if {done}; then code=0; else code="$(cat exit 2>/dev/null || echo unknown)"; fi
 echo "{_END} $code"
 """.strip()

@@ -7,13 +7,11 @@ The evaluator and the embedder are those of the run's config.json unless told. W
 costs is printed first. Killed, or out of budget, the same command goes on.
 """
 
-import json
 import pathlib
 
-import ml_collections
 from absl import app, flags, logging
 
-from configs import base
+from launch import _saved
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Of the run.", required=True)
 _EVALUATOR = flags.DEFINE_string("evaluator", None, "Another judge: a model spec.")
@@ -33,27 +31,13 @@ _USD_IN = flags.DEFINE_float(
   "usd_in", None, "Dollars for a million tokens read. Default: the config's.", 0
 )
 _USD_OUT = flags.DEFINE_float("usd_out", None, "The same for tokens written.", 0)
+_TIER = flags.DEFINE_integer(
+  "tier", 1,
+  "Count only failures that launch.confirm found to be of this tier or higher; the "
+  "numbers go to metrics-tier-N.json and report/tier-N.html, beside the others.",
+  lower_bound=1, upper_bound=5,
+)  # fmt: skip
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the cost and ask nothing.")
-
-
-def _filled(saved: dict, known: dict) -> dict:
-  """A config with the defaults of keys that an older version did not have."""
-  return saved | {
-    key: _filled(saved.get(key, {}), default)
-    if isinstance(default, dict)
-    else saved.get(key, default)
-    for key, default in known.items()
-  }
-
-
-def _limit(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-  """The ledger counts from the run's beginning: what this may spend comes on top."""
-  from fmd_jax import inference
-
-  ledger = inference.Ledger(workdir / "spending.json", calls=0, usd=0.0, prices={})
-  for key, most in (("calls", _MAX_CALLS.value), ("usd", _MAX_USD.value)):
-    if most:
-      config.budget[key] = most + type(most)(ledger.total(key))
 
 
 def main(argv: list[str]) -> None:
@@ -63,10 +47,7 @@ def main(argv: list[str]) -> None:
   from fmd_jax import evaluate
 
   workdir = pathlib.Path(_WORKDIR.value)
-  if not (workdir / "config.json").is_file():
-    raise SystemExit(f"error: {workdir} holds no run: it has no config.json")
-  saved = json.loads((workdir / "config.json").read_text())
-  config = ml_collections.ConfigDict(_filled(saved, base.get_config().to_dict()))
+  config = _saved.config_of(workdir)
   if _EVALUATOR.value:
     config.roles.evaluator = _EVALUATOR.value
   sample = config.evaluation.sample if _SAMPLE.value is None else _SAMPLE.value
@@ -87,7 +68,7 @@ def main(argv: list[str]) -> None:
       print(f"{config.roles.evaluator}, {plan.rows:,} questions: at most {cost}")
       allow(cost)
       return
-    _limit(config, workdir)
+    _saved.limit(config, workdir, _MAX_CALLS.value, _MAX_USD.value)
     from fmd_jax import discover, report  # they bring jax
 
     with discover.serve_roles(config, workdir, ("evaluator", "embedder")) as models:
@@ -101,8 +82,8 @@ def main(argv: list[str]) -> None:
         allow=allow,
         tell=print,
       )
-      metrics = evaluate.measure(workdir, models["embedder"], config.seed)
-    page = report.build(workdir)
+      metrics = evaluate.measure(workdir, models["embedder"], config.seed, _TIER.value)
+    page = report.build(workdir, tier=_TIER.value)
   except (ValueError, OSError, RuntimeError) as error:
     raise SystemExit(f"error: {error}") from error
   print(f"\n{discover.table(metrics)}\n\nReport: {page}")

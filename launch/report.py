@@ -15,15 +15,24 @@ _EXPORT = flags.DEFINE_string("export", None, "a new folder for the failures")
 _MAX_FAILURES = flags.DEFINE_integer(
   "max_failures", report.MAX_FAILURES, "shown and exported", lower_bound=1
 )
+_TIER = flags.DEFINE_integer(
+  "tier", 1,
+  "only failures that launch.confirm found to be of this tier or higher; the page is "
+  "DIR/report/tier-N.html. launch.evaluate --tier makes its numbers",
+  lower_bound=1, upper_bound=5,
+)  # fmt: skip
 
 
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f"unknown argument {argv[1]!r}")
   try:
-    print(f"Report: {report.build(_WORKDIR.value, _MAX_FAILURES.value)}")
+    page = report.build(_WORKDIR.value, _MAX_FAILURES.value, _TIER.value)
+    print(f"Report: {page}")
     if _EXPORT.value:
-      made = report.export(_WORKDIR.value, _EXPORT.value, _MAX_FAILURES.value)
+      made = report.export(
+        _WORKDIR.value, _EXPORT.value, _MAX_FAILURES.value, _TIER.value
+      )
       for form, folder in made.items():
         print(f"Failures as {form}: {folder}")
   except (FileNotFoundError, FileExistsError) as error:

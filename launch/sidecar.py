@@ -97,6 +97,8 @@ def main(argv: list[str]) -> None:
       show(_STATUS.value, _WATCH.value)
     except (inference.SpecError, inference.InferenceError) as error:
       sys.exit(f"sidecar: {error}")
+    except KeyboardInterrupt:  # the way out of --watch
+      pass
     return
   try:
     roles = parse_roles(_ROLES.value)

@@ -1,11 +1,12 @@
-"""Sorts the valid questions of finished runs into skills, and analyses them:
+"""Sorts the valid questions of finished runs into skills, analyses and shows them:
 
   python -m launch.taxonomy --workdir DIR [--workdir OTHER ...] [--annotator SPEC]
 
-Several workdirs share one taxonomy. The models and settings are those of the first
-run's config.json, or of configs/base.py for keys that it lacks, unless told. Nothing
-that was annotated is asked again. To rename or merge skills, write
-DIR/taxonomy/edits.csv and run this again: only what follows is made anew. Its lines:
+DIR/taxonomy/, DIR/analysis/ and DIR/report/index.html are made anew; several workdirs
+share one taxonomy. The models and settings are those of the first run's config.json,
+or of configs/base.py for keys that it lacks, unless told. Nothing that was annotated is
+asked again. To rename or merge skills, write DIR/taxonomy/edits.csv and run this again:
+only what follows is made anew. Its lines:
 
   action,what,into
   rename,checking things,object presence
@@ -46,7 +47,7 @@ def main(argv: list[str]) -> None:
     if not (workdir / "config.json").is_file():
       raise SystemExit(f"error: {workdir} holds no run: it has no config.json")
   config = _config(workdirs[0])
-  from fmd_jax import analysis, evaluate, inference, taxonomy
+  from fmd_jax import analysis, evaluate, inference, report, taxonomy
 
   try:
     ledger = inference.Ledger(
@@ -70,9 +71,12 @@ def main(argv: list[str]) -> None:
     folder = taxonomy.build(workdirs, models, settings)
     censuses = {str(path): evaluate.shipped_census(path) for path in workdirs}
     tables = analysis.write(workdirs, models.embedder.embed, censuses)
+    pages = [report.build(workdir) for workdir in workdirs]
   except (ValueError, OSError, RuntimeError, ImportError) as error:
     raise SystemExit(f"error: {error}") from error
   print(f"\nTaxonomy: {folder}\nTables and figures: {tables}")
+  for page in pages:
+    print(f"Report: {page}")
 
 
 def _config(workdir: pathlib.Path):

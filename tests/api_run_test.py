@@ -48,7 +48,7 @@ def photographs(tmp_path):
   return folder
 
 
-def test_zero_shot_by_api_alone(photographs, tmp_path, monkeypatch):
+def test_zero_shot_by_api_alone(photographs, tmp_path, monkeypatch, caplog, capfd):
   # Wrong: a checkpoint is needed all the same; a call over the budget is paid for; the
   # second start pays again for what the first one got.
   monkeypatch.setenv("OPENAI_API_KEY", KEY)
@@ -91,6 +91,8 @@ def test_zero_shot_by_api_alone(photographs, tmp_path, monkeypatch):
   during = metrics["methods"]["zero_shot"]["during"]
   assert during["fdr"]["value"] == 0.5
   assert pathlib.Path(report.build(workdir)).is_file()
-  # The key is in no file of the workdir.
+  # The key is in no file of the workdir (Parquet's are compressed), and was not said.
+  said = capfd.readouterr()
+  assert KEY not in rows.to_json() + caplog.text + said.out + said.err
   for path in workdir.rglob("*"):
     assert not path.is_file() or KEY.encode() not in path.read_bytes(), path

@@ -60,7 +60,7 @@ def execute(name, monkeypatch, **environment):
   monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
   notebook = nbformat.read(ROOT / "colab" / f"{name}.ipynb", as_version=4)
   client = nbclient.NotebookClient(
-    notebook, timeout=240, resources={"metadata": {"path": ROOT}}
+    notebook, timeout=800, resources={"metadata": {"path": ROOT}}
   )
   client.execute()
   return notebook
@@ -80,6 +80,7 @@ def text(notebook):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # on a machine that others use
 def test_quickstart_and_explore(tmp_path, monkeypatch):
   workdir = tmp_path / "run"
   done = execute("quickstart", monkeypatch, FMD_JAX_SHORT=1, FMD_JAX_WORKDIR=workdir)
@@ -92,6 +93,7 @@ def test_quickstart_and_explore(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_your_model(tmp_path, monkeypatch):
   import skimage
 

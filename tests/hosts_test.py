@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 
@@ -12,15 +11,10 @@ import pytest
 from fmd_jax import hosts, records
 from fmd_jax.models import tensor_files
 from tests.kill_and_resume import QUICK
+from tests.ports import free_port
 from tests.runs import ROOT, STEPS
 
 VOLATILE = ["run_id", "wall_time"]
-
-
-def free_port():
-  with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    return free.getsockname()[1]
 
 
 def run(folder: pathlib.Path, count: int, *flags: str) -> pathlib.Path:
@@ -28,17 +22,17 @@ def run(folder: pathlib.Path, count: int, *flags: str) -> pathlib.Path:
   coordinator = f"--coordinator=127.0.0.1:{free_port()}"
   environment = {**os.environ, "PYTHONPATH": str(ROOT)}
   started = []
-  for i in range(count):
-    several = [coordinator, f"--num_processes={count}", f"--process_id={i}"]
-    command = [sys.executable, "-m", "tests.hosted", str(folder / f"banks-{i}")]
-    command += [f"--workdir={folder / 'run'}", *QUICK, *flags]
-    command += several if count > 1 else []
-    folder.mkdir(exist_ok=True, parents=True)
-    with open(folder / f"log-{i}", "wb") as log:
-      started.append(
-        subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
-      )
+  folder.mkdir(exist_ok=True, parents=True)
   try:
+    for i in range(count):
+      several = [coordinator, f"--num_processes={count}", f"--process_id={i}"]
+      command = [sys.executable, "-m", "tests.hosted", str(folder / f"banks-{i}")]
+      command += [f"--workdir={folder / 'run'}", *QUICK, *flags]
+      command += several if count > 1 else []
+      with open(folder / f"log-{i}", "wb") as log:
+        started.append(
+          subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+        )
     codes = [process.wait(500) for process in started]
   finally:
     for process in started:

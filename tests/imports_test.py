@@ -41,7 +41,7 @@ FLOORS = {
       "questioner answerer verifier evaluator metrics sidecar",
       "rollout update taxonomy monitor",
       "methods evaluate analysis",
-      "testbed trust report discover fit plan",
+      "testbed trust confirm replay report discover fit plan",
     )
   )
   for unit in units.split()

@@ -1,12 +1,14 @@
 """Kills a run (-9) at random moments, resumes it, and compares it with one that ran on:
 
-  python -m tests.kill_and_resume [--kills 20] [--seed 0] [--quick] [--workdir DIR]
+  python -m tests.kill_and_resume [--kills 20] [--seed 0] [--small | --quick]
+    [--workdir DIR]
 
-The run is the quickstart's, smaller: real models, a real sidecar, both methods, both
-protocols and the evaluation. Moments are drawn over the whole of it, with a pause of
-up to a step after the file that marks them, so that some fall in the middle of a
-checkpoint. Records, evaluations, measurements but times, the trained questioner and the
-last checkpoint must be the same, bit by bit. `--quick` plays it with scripted models.
+The run is the quickstart: real models, a real sidecar, both methods, both protocols and
+the evaluation; `--small` has a sixth of its steps. Moments are drawn over the whole of
+it, with a pause of up to a step after the file that marks them, so that some fall in
+the middle of a checkpoint. Records, evaluations, measurements but times, the trained
+questioner and the last checkpoint must be the same, bit by bit. `--quick` plays it with
+scripted models.
 """
 
 import argparse
@@ -24,8 +26,9 @@ import pandas as pd
 from fmd_jax import records
 
 ROOT = pathlib.Path(__file__).parents[1]
-QUICKSTART = (
-  "--config=configs/quickstart.py",
+QUICKSTART = ("--config=configs/quickstart.py",)
+SMALL = (
+  *QUICKSTART,
   "--config.steps=24",
   "--config.images_per_step=6",
   "--config.group_size=4",
@@ -57,7 +60,12 @@ def done(workdir: pathlib.Path) -> int:
 
 def finish(workdir: pathlib.Path, flags: tuple[str, ...]) -> None:
   """Runs it to its end."""
-  if code := start(workdir, flags).wait():
+  process = start(workdir, flags)
+  try:
+    code = process.wait()
+  finally:
+    process.kill()
+  if code:
     raise SystemExit(f"exit code {code}, see {workdir / 'discover.log'}")
 
 
@@ -120,13 +128,15 @@ def main() -> None:
   parser = argparse.ArgumentParser()
   parser.add_argument("--kills", type=int, default=20)
   parser.add_argument("--seed", type=int, default=0)
-  parser.add_argument("--quick", action="store_true")
+  size = parser.add_mutually_exclusive_group()
+  size.add_argument("--small", action="store_true")
+  size.add_argument("--quick", action="store_true")
   parser.add_argument("--workdir", type=pathlib.Path)
   parser.add_argument("--flag", action="append", default=[], help="for both runs")
   args = parser.parse_args()
   folder = args.workdir or pathlib.Path(tempfile.mkdtemp())
   os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "jax_cache"))
-  flags = (*(QUICK if args.quick else QUICKSTART), *args.flag)
+  flags = (*(QUICK if args.quick else SMALL if args.small else QUICKSTART), *args.flag)
   begun = time.monotonic()
   finish(folder / "whole", flags)
   moments = done(folder / "whole")

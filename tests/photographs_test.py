@@ -117,15 +117,17 @@ def test_a_run_waits_for_its_sidecar_says_so_and_goes_on(tmp_path, caplog):
     except BaseException as error:
       failures.append(error)
 
-  thread = threading.Thread(target=run)
+  thread = threading.Thread(target=run, daemon=True)
   thread.start()
-  deadline = time.monotonic() + 200
-  while not records.steps(folder, "grpo") and time.monotonic() < deadline:
+  try:
+    while not records.steps(folder, "grpo"):
+      assert thread.is_alive(), failures
+      time.sleep(0.02)
+  finally:
+    sidecar.stop()
+  while "does not answer" not in caplog.text:
+    assert thread.is_alive(), "the run ended with its sidecar"
     time.sleep(0.02)
-  sidecar.stop()
-  time.sleep(3)
-  assert thread.is_alive(), "the run ended with its sidecar"
-  assert "does not answer" in caplog.text
   with process.start(specs, log=tmp_path / "second.log", port=port, threads=1):
     thread.join(200)
   assert not failures

@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import time
 import zlib
+
+from fmd_jax.inference.engines.oracle import OracleEngine
 
 ANSWERS = ("yes", "no", "red", "blue", "circle", "two", "left")
 
@@ -27,3 +30,10 @@ def embed(text):
   vector = [byte - 127.5 for byte in digest[:8]]
   norm = sum(x * x for x in vector) ** 0.5
   return [x / norm for x in vector]
+
+
+def slow_verdict(request):
+  """The oracle's, of a third of the images after a while."""
+  if zlib.crc32(request.images[0]) % 3 == 0:
+    time.sleep(2)
+  return OracleEngine().generate([request])[0].text

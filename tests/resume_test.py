@@ -1,5 +1,6 @@
 """A run that is killed or stopped, and goes on, is the run that was not."""
 
+import contextlib
 import signal
 import time
 
@@ -12,12 +13,19 @@ from tests.kill_and_resume import QUICK, differences, finish, start
 from tests.runs import STEPS
 
 
-def wait_for(process, pattern, workdir, seconds=240):
-  begun = time.monotonic()
-  while not list(workdir.glob(pattern)):
-    log = (workdir / "discover.log").read_text()[-2000:]
-    assert process.poll() is None and time.monotonic() - begun < seconds, log
-    time.sleep(0.02)
+@contextlib.contextmanager
+def running_until(pattern, workdir, flags):
+  """A run that has written such a file; it ends with the block."""
+  process = start(workdir, flags)
+  try:
+    while not list(workdir.glob(pattern)):
+      log = (workdir / "discover.log").read_text()[-2000:]
+      assert process.poll() is None, log
+      time.sleep(0.02)
+    yield process
+  finally:
+    process.kill()
+    process.wait()
 
 
 @pytest.mark.timeout(900)  # on a machine that others use
@@ -26,15 +34,13 @@ def test_a_run_that_is_killed_or_stopped_goes_on_exactly(played_run, tmp_path):
   # Adam from its start, a row lost or twice, a part that is asked again and differs.
   whole, other = played_run / "run", tmp_path / "other"
   # In the middle of a training, with a checkpoint behind it or none.
-  process = start(other, QUICK)
-  wait_for(process, "records/grpo/step-000001*", other)
-  process.kill()
-  assert process.wait() == -signal.SIGKILL
-  process = start(other, QUICK)
+  with running_until("records/grpo/step-000001*", other, QUICK) as process:
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
   # Unseen images: some steps are there, and stay.
-  wait_for(process, "records/grpo_heldout/step-000000*", other)
-  process.kill()
-  assert process.wait() == -signal.SIGKILL
+  with running_until("records/grpo_heldout/step-000000*", other, QUICK) as process:
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
   finish(other, QUICK)
   assert differences(whole, other) == []
   # What the comparison would see.
@@ -48,12 +54,11 @@ def test_a_run_that_is_killed_or_stopped_goes_on_exactly(played_run, tmp_path):
 def test_sigterm_leaves_a_checkpoint_and_a_code_of_its_own(played_run, tmp_path):
   # Wrong: the steps since the last periodic checkpoint are lost, or exit code 1.
   flags = (*QUICK, "--config.checkpoint.every=100")
-  process = start(tmp_path, flags)
-  wait_for(process, "records/grpo/step-000000*", tmp_path)
-  process.send_signal(signal.SIGTERM)
-  begun = time.monotonic()
-  assert process.wait(60) == EXIT_CODE
-  assert time.monotonic() - begun < 30
+  with running_until("records/grpo/step-000000*", tmp_path, flags) as process:
+    process.send_signal(signal.SIGTERM)
+    begun = time.monotonic()
+    assert process.wait(60) == EXIT_CODE
+    assert time.monotonic() - begun < 30
   kept = [p.name for p in (tmp_path / "checkpoints" / "grpo").iterdir()]
   assert any(name.isdigit() and int(name) >= 1 for name in kept), kept
   assert "start it again to go on" in (tmp_path / "discover.log").read_text()

@@ -105,7 +105,7 @@ def main():
   if args.processes > 1:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(
-      f"127.0.0.1:{args.port}", args.processes, args.process, initialization_timeout=60
+      f"127.0.0.1:{args.port}", args.processes, args.process, initialization_timeout=250
     )
   for name in args.meshes:
     sizes = [int(n) for n in name.split(",")]

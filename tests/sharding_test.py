@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 
@@ -14,6 +13,7 @@ from jax.sharding import PartitionSpec
 
 from fmd_jax import models, sharding
 from tests.models import tiny
+from tests.ports import free_port
 
 ROOT = pathlib.Path(__file__).parents[1]
 ONE = "1,1,1"
@@ -97,10 +97,7 @@ def test_meshes_equal_one_device(runs, name, mesh):
 def test_two_processes_equal_one_device(runs, name, tmp_path):
   # Each gives its own four images: wrong are the other's, or plans of other shapes.
   folder, (one,) = runs(name)
-  with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    port = free.getsockname()[1]
-  shared = ["2,2,2", "--processes=2", f"--port={port}"]
+  shared = ["2,2,2", "--processes=2", f"--port={free_port()}"]
   started = [
     subprocess.Popen(
       worker(folder, tmp_path, *shared, f"--process={i}"),

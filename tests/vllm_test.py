@@ -19,6 +19,7 @@ from fmd_jax.inference import Request
 from fmd_jax.prompts import judge as template
 from tests.bench import vllm_env
 from tests.bench.sidecar import scene_requests
+from tests.ports import free_port
 
 ROOT = pathlib.Path(__file__).parents[1]
 ROLE = "vllm://testbed/answerer?dtype=float32&kv_mb=64&eager=1&sequences=32&length=512"
@@ -33,7 +34,7 @@ ENVIRONMENT = {
   "TORCHDYNAMO_DISABLE": "1",
 }
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
@@ -47,31 +48,47 @@ def python():
 
 
 @contextlib.contextmanager
-def serving(command, port, log, seconds=500):
-  """A process that listens at a port once it is ready."""
+def started(command, log):
+  """A process; it and all that it has started are gone at the end."""
   environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(ROOT)}
   with open(log, "ab") as out:
     process = subprocess.Popen(
       command, cwd=ROOT, env=environment, stdout=out, stderr=out
     )
-  end = time.monotonic() + seconds
   try:
-    while time.monotonic() < end:
-      assert process.poll() is None, log.read_text()[-3000:]
-      with socket.socket() as probe:
-        if probe.connect_ex(("127.0.0.1", port)) == 0:
-          break
-      time.sleep(0.5)
     yield process
   finally:
+    children = _descendants(process.pid)
     process.terminate()
-    process.wait(60)
+    try:
+      process.wait(60)
+    finally:
+      process.kill()
+      process.wait()
+      for pid in children:
+        with contextlib.suppress(ProcessLookupError):
+          os.kill(pid, signal.SIGKILL)
 
 
-def free_port() -> int:
-  with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    return free.getsockname()[1]
+@contextlib.contextmanager
+def serving(command, port, log, seconds=800):
+  """A process that listens at a port once it is ready."""
+  with started(command, log) as process:
+
+    def listens():
+      with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    until(listens, seconds, process, log)
+    yield process
+
+
+def until(condition, seconds, process, log):
+  end = time.monotonic() + seconds
+  while not condition():
+    assert process.poll() is None, log.read_text()[-3000:]
+    assert time.monotonic() < end, log.read_text()[-3000:]
+    time.sleep(0.2)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +103,7 @@ def sidecar(python, tmp_path_factory):
   ]
   log = tmp_path_factory.mktemp("vllm") / "sidecar.log"
   with serving(command, port, log) as process:
-    model = inference.resolve(f"grpc://127.0.0.1:{port}/answerer", deadline=500)
+    model = inference.resolve(f"grpc://127.0.0.1:{port}/answerer", deadline=800)
     assert model.name == "testbed/answerer"
     yield model, process, log
 
@@ -141,16 +158,55 @@ def test_its_processes_end_with_it(sidecar):
   # Wrong: vLLM's engine, a process of its own, keeps its memory when we are killed.
   _, process, _ = sidecar
   children = _descendants(process.pid)
-  assert children
+  assert len(children) >= 2  # an engine, and who watches
   process.kill()
   process.wait()
+  assert left_of(children) == []
+
+
+def test_a_stop_leaves_no_process_and_neither_does_a_kill_while_it_loads(
+  python, tmp_path
+):
+  # Wrong: who watches is started once the engine is there, or is itself what stays.
+  port, log = free_port(), tmp_path / "sidecar.log"
+  command = [python, "-m", "launch.sidecar", f"--port={port}", f"--role=a={ROLE}"]
+  with started(command, log) as process:
+
+    def loading():
+      return any("multiprocessing" in _command(p) for p in _descendants(process.pid))
+
+    until(loading, 800, process, log)
+    time.sleep(2)  # it looks twice a second
+    children = _descendants(process.pid)
+    process.kill()
+    process.wait()
+    assert left_of(children) == []
+  with serving(command, port, log) as process:
+    model = inference.resolve(f"grpc://127.0.0.1:{port}/a", deadline=800)
+    assert model.generate(scene_requests(1))[0].error == ""
+    children = _descendants(process.pid)
+    assert len(children) >= 2
+    process.terminate()
+    assert process.wait(60) == 0
+    assert left_of(children) == []
+
+
+def left_of(children: list[int]) -> list[int]:
+  """Those that are still there after a while; they are ended then."""
   end = time.monotonic() + 60
   while any(map(_alive, children)) and time.monotonic() < end:
     time.sleep(0.5)
   left = [pid for pid in children if _alive(pid)]
   for pid in left:
     os.kill(pid, signal.SIGKILL)
-  assert left == []
+  return left
+
+
+def _command(pid: int) -> str:
+  try:
+    return pathlib.Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+  except OSError:
+    return ""
 
 
 def _descendants(pid: int) -> list[int]:
@@ -184,6 +240,8 @@ def test_openai_engine_asks_a_real_vllm(python, tmp_path, monkeypatch):
     "--dtype=float32", "--enforce-eager", "--max-model-len=512", "--max-num-seqs=32",
     f"--kv-cache-memory-bytes={64 << 20}",
     '--limit-mm-per-prompt={"image":1,"video":0}',
+    # As `vllm://` has it: a small model may else write spaces for ever.
+    '--structured-outputs-config={"backend":"xgrammar","disable_any_whitespace":true}',
     "--generation-config=vllm",
   ]  # fmt: skip
   monkeypatch.delenv("OPENAI_API_KEY", raising=False)
@@ -197,6 +255,12 @@ def test_openai_engine_asks_a_real_vllm(python, tmp_path, monkeypatch):
     print(f"\n{100 - same} of 100 differ")
     assert same >= 95
     assert all(reply.tokens for reply in found)
+    # Held to a schema there, as `hf` can't be.
+    asked = requests[0]
+    held = Request(asked.messages, asked.images, max_tokens=150, schema=template.SCHEMA)
+    (text,) = there.generate([held])
+    assert text.text.replace(" ", "").startswith('{"grammatical":{"why":"')
+    assert not here.generate([held])[0].text.startswith("{")
     wrong = inference.load_engine(f"openai://nobody@http://127.0.0.1:{port}/v1")
     with pytest.raises(inference.InferenceError, match="404"):
       wrong.generate(requests[:1])

@@ -11,6 +11,7 @@ from fmd_jax.evaluate.measured import (
   embed_distinct,
   measure,
   read_evaluations,
+  with_skills,
 )
 from fmd_jax.evaluate.plan import (
   Cost,
@@ -35,4 +36,5 @@ __all__ = [
   "measure",
   "read_evaluations",
   "shipped_census",
+  "with_skills",
 ]

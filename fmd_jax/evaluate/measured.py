@@ -12,6 +12,7 @@ from fmd_jax import metrics
 from fmd_jax.evaluate.census import shipped_census
 from fmd_jax.evaluate.judged import EXACT
 from fmd_jax.inference import Embedder
+from fmd_jax.records.confirmed import read_confirmed
 from fmd_jax.records.files import write_atomic
 from fmd_jax.records.measurements import totals
 
@@ -23,8 +24,10 @@ _BATCH = 512
 CALIBRATION = "calibration.json"  # in a workdir; `trust.calibrate` makes it
 
 
-def measure(workdir: epath.PathLike, embedder: Embedder, seed: int) -> dict[str, Any]:
-  """Makes `metrics.json` of the evaluations.
+def measure(
+  workdir: epath.PathLike, embedder: Embedder, seed: int, tier: int = 1
+) -> dict[str, Any]:
+  """Makes `metrics.json` of the evaluations, or of a tier `metrics-tier-N.json`.
 
   Diversity is also given at one N: that of the method with the fewest valid questions
   of the protocol. Skills are those of taxonomy/assignments.parquet where it exists,
@@ -39,6 +42,8 @@ def measure(workdir: epath.PathLike, embedder: Embedder, seed: int) -> dict[str,
     workdir: of a run with evaluations.
     embedder: of the valid questions.
     seed: of all draws.
+    tier: only failures that reached it (`metrics.TIERS`) count as such, and nothing is
+      corrected: a judge's errors are those of single answers.
 
   Returns:
     "evaluation": who judged how many of how many questions, and where skills come from;
@@ -51,11 +56,11 @@ def measure(workdir: epath.PathLike, embedder: Embedder, seed: int) -> dict[str,
   workdir = epath.Path(workdir)
   tables = {
     key: table.assign(band=metrics.difficulty(table))
-    for key, table in read_evaluations(workdir).items()
+    for key, table in read_evaluations(workdir, tier).items()
   }
-  judges = read_calibration(workdir)
-  tables, source = _with_skills(workdir, tables)
-  evaluation = _statement(workdir, tables) | {"skills": source}
+  judges = read_calibration(workdir) if tier == 1 else {}
+  tables, source = with_skills(workdir, tables)
+  evaluation = _statement(workdir, tables) | {"skills": source, "tier": tier}
   result: dict[str, Any] = {
     "evaluation": evaluation,
     "methods": {},
@@ -93,24 +98,52 @@ def measure(workdir: epath.PathLike, embedder: Embedder, seed: int) -> dict[str,
           "planted_area_ratio": ratio,
         }
   text = json.dumps(result, indent=2, allow_nan=False) + "\n"
-  write_atomic(workdir / "metrics.json", text.encode())
-  logging.info("wrote %s", workdir / "metrics.json")
+  path = workdir / (f"metrics-tier-{tier}.json" if tier > 1 else "metrics.json")
+  write_atomic(path, text.encode())
+  logging.info("wrote %s", path)
   return result
 
 
-def read_evaluations(workdir: epath.PathLike) -> dict[tuple[str, str], pd.DataFrame]:
-  """(protocol, method) -> what the evaluator said, in the order of asking."""
-  return {
+def read_evaluations(
+  workdir: epath.PathLike, tier: int = 1
+) -> dict[tuple[str, str], pd.DataFrame]:
+  """(protocol, method) -> what the evaluator said, in the order of asking.
+
+  Args:
+    workdir: of an evaluated run.
+    tier: above 1 only confirmed failures count, see `metrics.at_tier`.
+
+  Raises:
+    ValueError: there is no confirmed.parquet to tell the tiers.
+  """
+  tables = {
     (protocol, path.stem.removesuffix("_heldout")): pd.read_parquet(path)
     for protocol, split in PROTOCOLS.items()
     for path in sorted((epath.Path(workdir) / "evaluations").glob("*.parquet"))
     if path.stem.endswith("_heldout") == (split == "heldout")
   }
+  if tier == 1:
+    return tables
+  confirmed = read_confirmed(workdir)
+  if confirmed is None:
+    raise ValueError(
+      f"{workdir} has no confirmed.parquet to tell tiers: "
+      f"python -m launch.confirm --workdir {workdir}"
+    )
+  return {
+    (protocol, method): metrics.at_tier(
+      table,
+      *confirmed,
+      method if protocol == "during" else f"{method}_heldout",
+      tier,
+    )
+    for (protocol, method), table in tables.items()
+  }
 
 
-def _with_skills(workdir, tables):
-  """The tables with the taxonomy's skills, and the name of the skills' source."""
-  path = workdir / "taxonomy" / "assignments.parquet"
+def with_skills(workdir: epath.PathLike, tables: dict) -> tuple[dict, str | None]:
+  """The tables of `read_evaluations` with the taxonomy's skills, and their source."""
+  path = epath.Path(workdir) / "taxonomy" / "assignments.parquet"
   source = None
   if path.is_file():
     source, assignments = "taxonomy", pd.read_parquet(path)

@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+import random
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -34,7 +35,9 @@ _OPTIONS = (
   # http_proxy in the environment is for the web, not for a sidecar.
   ("grpc.enable_http_proxy", 0),
 )
-_UPLOADS = 3
+# A store that holds fewer images than its callers use at once loses some before they
+# are read; a batch that is larger than the store is an error after some seconds.
+_UPLOADS = 12
 _KNOWN = 100_000
 
 
@@ -142,6 +145,8 @@ class Server:
         if not lost or attempt == _UPLOADS - 1:
           raise
         new = list(digests.values())
+        # Jitter, lest callers who push each other's images out keep doing so.
+        time.sleep(min(0.05 * 2**attempt, 1.0) * random.uniform(0.0, 1.0))
       finally:
         call.cancel()  # of a caller that stops reading; otherwise nothing
 

@@ -60,7 +60,7 @@ class Connection:
       self._servers = [Server(address, tls) for address in addresses.split(",")]
     except OSError as error:
       raise InferenceError(f"sidecar at {addresses}: {error}") from error
-    self._lock = threading.Lock()
+    self._lock, self._choosing = threading.Lock(), threading.Lock()
     self._identities: dict[str, tuple[str, str]] = {}
 
   def close(self) -> None:
@@ -187,10 +187,12 @@ class Connection:
     """What a call gives, made again and again while there is no sidecar for it."""
     begun, full = time.monotonic(), 0
     while True:
-      server = self._pick()
       left = begun + self._deadline - time.monotonic()
       try:
-        with server.used():
+        with contextlib.ExitStack() as use:
+          with self._choosing:  # of two at one time the second sees the first's choice
+            server = self._pick()
+            use.enter_context(server.used())
           yield from call(server, max(left, 0.1))
         return
       except grpc.RpcError as error:

@@ -70,6 +70,11 @@ def check(config: ml_collections.ConfigDict) -> None:
     raise ValueError(
       f"config.rollout.staleness is {config.rollout.staleness}; it can be 0 or 1"
     )
+  if config.rollout.late < 0:
+    raise ValueError(
+      f"config.rollout.late is {config.rollout.late}; it is seconds, or 0 to wait for "
+      "every verdict"
+    )
   if config.images_per_step % hosts.count():
     raise ValueError(
       f"config.images_per_step is {config.images_per_step}, which does not split over "

@@ -63,25 +63,27 @@ def run(run: Run, name: str = NAME) -> None:
       clock.append(time.perf_counter())
 
       with keeper.before(step, state, banks, asking):
-        result = run.score(asked.judged, banks)
-      advantages, recorded = credit(run, asked.samples, result)
+        result = asking.score(asked, banks)
+      due = asking.batch(asked)
+      advantages, recorded = credit(run, due.own_samples(), result)
       clock.append(time.perf_counter())
 
-      inputs, samples = asked.inputs, asked.samples
+      inputs, samples = due.inputs, due.samples
+      features = samples.image_features if frozen_vision else None
       batch = TrainBatch(
         prompt=inputs.prompt,
         completions=samples.tokens,
         lengths=samples.lengths,
         old_logprobs=samples.logprobs,
-        advantages=agent.join(advantages),
-        response_mask=agent.join(jnp.asarray(result.mask)),
-        image_features=samples.image_features if frozen_vision else None,
-        pixel_values=None if frozen_vision else inputs.pixel_values,
-        plan=None if frozen_vision else inputs.plan,
+        advantages=agent.join(due.spread(advantages)),
+        response_mask=agent.join(jnp.asarray(due.spread(result.mask))),
+        image_features=features,
+        pixel_values=None if features is not None else inputs.pixel_values,
+        plan=None if features is not None else inputs.plan,
       )
       with sharding.use(agent.mesh):
         batch = trim(batch)
-        if config.rollout.staleness:
+        if config.rollout.staleness or due.carried:
           batch = rescore(policy_params(state, compute), batch)
         state, metrics = update(state, batch)
       metrics = {name: float(v) for name, v in jax.device_get(metrics).items()}
@@ -89,18 +91,21 @@ def run(run: Run, name: str = NAME) -> None:
 
       # ---- what remains of the step ------------------------------------------------
       run.write(
-        asked.images,
+        due.images,
         result,
         method=name,
         split="train",
         step=step,
         questioner_step=asked.policy_step,
+        asked_at=due.asked_at,
         advantages=jax.device_get(recorded),
       )
-      numbers = {**rollout.measurements(result), **metrics, **agent.spent(samples)}
+      spent = agent.spent(asked.samples)
+      numbers = {**rollout.measurements(result), **metrics, **spent}
       numbers |= watching.look(step, result)
-      numbers["rollout/tokens"] = float(samples.lengths.mean())
+      numbers["rollout/tokens"] = float(asked.samples.lengths.mean())
       numbers["rollout/staleness"] = step - asked.policy_step
+      numbers["rollout/late"] = asking.late()
       numbers["time/sample"] = asked.seconds
       numbers["time/wait"] = clock[2] - clock[1]
       numbers["time/update"] = clock[3] - clock[2]

@@ -116,7 +116,8 @@ class Run:
   @functools.cached_property
   def _judges(self) -> rollout.Judges:
     k = self.config.questions_per_image
-    return rollout.Judges(self.roles, k=k, limits=self.limits)
+    ordered = not self.config.rollout.late
+    return rollout.Judges(self.roles, k=k, limits=self.limits, ordered=ordered)
 
   def hand(self, images, texts, step: int, rewarded: bool) -> Future[rollout.Judged]:
     """Hands the responses of one step to the answerer and the verifier."""
@@ -176,9 +177,13 @@ class Run:
     split: str,
     step: int,
     questioner_step: int,
+    asked_at: Sequence[tuple[int, int]] | None = None,
     advantages: np.ndarray | None = None,
   ) -> None:
-    """Writes this host's shard of one step and the images it refers to."""
+    """Writes this host's shard of one step and the images it refers to.
+
+    `asked_at` is of each image, see `rollout.records`; `questioner_step` of all.
+    """
     common: Mapping[str, object] = {
       "run_id": self.run_id,
       "method": method,
@@ -192,6 +197,7 @@ class Run:
       prefix_length=self.config.reward.prefix_length,
       roles=self.roles,
       asked_by=self._asked_by(method),
+      asked_at=asked_at,
       advantages=advantages,
     )
     for image in images:

@@ -10,7 +10,8 @@ from fmd_jax.metrics.comparison import (
 from fmd_jax.metrics.correction import corrected, corrected_ratio, difficulty
 from fmd_jax.metrics.curves import cumulative
 from fmd_jax.metrics.diversity import mean_cosine, prefix_entropy, rarefied, vendi
-from fmd_jax.metrics.planted import area_ratio, planted_truth
+from fmd_jax.metrics.paired import changes
+from fmd_jax.metrics.planted import area_ratio, failing_cells, planted_truth
 from fmd_jax.metrics.rates import distinct_failures, flags, rates
 from fmd_jax.metrics.skills import (
   complexity,
@@ -22,11 +23,15 @@ from fmd_jax.metrics.skills import (
   with_skills,
 )
 from fmd_jax.metrics.summary import summarise
+from fmd_jax.metrics.tiers import TIERS, at_tier, draws, survivors, tier_of
 
 __all__ = [
   "Estimate",
+  "TIERS",
   "area_ratio",
+  "at_tier",
   "benjamini_hochberg",
+  "changes",
   "cluster_sums",
   "compare",
   "compare_skills",
@@ -36,6 +41,8 @@ __all__ = [
   "cumulative",
   "difficulty",
   "distinct_failures",
+  "draws",
+  "failing_cells",
   "fdr_ratio",
   "flags",
   "mean_cosine",
@@ -50,6 +57,8 @@ __all__ = [
   "skill_coverage",
   "skill_table",
   "summarise",
+  "survivors",
+  "tier_of",
   "vendi",
   "wilson",
   "with_skills",

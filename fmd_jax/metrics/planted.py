@@ -116,6 +116,21 @@ def discovered(questions: Questions, cells: int, *, explained: bool) -> list[Fou
     counted[row[cell == found[-1].cell]] = False
 
 
+def failing_cells(df: pd.DataFrame) -> list[str]:
+  """The cells that questions show to fail at least half of the time, surest first.
+
+  Each is found without the questions that lie in one before it: the "explained" D.
+
+  Args:
+    df: rows as in `planted_truth`; without known cells there are none.
+  """
+  if "cells" not in df or df["cells"].isna().all():
+    return []
+  names = sorted({cell for own in df["cells"].dropna() for cell in own})
+  found = discovered(_questions(df, names), len(names), explained=True)
+  return [names[own.cell] for own in found]
+
+
 def planted_truth(
   df: pd.DataFrame,
   census: Mapping[str, Mapping[str, Any]],

@@ -2,7 +2,15 @@
 
 from typing import Any
 
-from fmd_jax.prompts import answerer, blind, conme, judge, questioner, taxonomy
+from fmd_jax.prompts import (
+  answerer,
+  blind,
+  conme,
+  judge,
+  paraphraser,
+  questioner,
+  taxonomy,
+)
 
 Messages = list[dict[str, Any]]
 
@@ -20,6 +28,7 @@ _TEMPLATES = {
   "annotator": ("annotator/1", taxonomy.annotator),
   "namer": ("namer/1", taxonomy.namer),
   "organizer": ("organizer/1", taxonomy.organizer),
+  "paraphraser": (paraphraser.VERSION, paraphraser.messages),
 }
 ROLES = tuple(_TEMPLATES)
 
@@ -30,8 +39,8 @@ def render(role: str, **fields: Any) -> Messages:
   Args:
     role: one of `ROLES`.
     **fields: questioner: `k`; answerer and blind: `question`; verifier and evaluator:
-      `question` and `answer`; those of ConMe's turns: see `prompts.conme`; annotator:
-      `question`; namer: `phrases` and `keywords`; organizer: `skills`.
+      `question` and `answer`; those of ConMe's turns: see `prompts.conme`; annotator
+      and paraphraser: `question`; namer: `phrases` and `keywords`; organizer: `skills`.
 
   Returns:
     Chat messages in the Hugging Face format; an image is `{"type": "image"}`.

@@ -1,5 +1,10 @@
 """What a run writes to its workdir, and how it is read back. Free of jax."""
 
+from fmd_jax.records.confirmed import (
+  Confirmed,
+  read_confirmed,
+  write_confirmed,
+)
 from fmd_jax.records.manifest import (
   WorkdirError,
   check_config,
@@ -19,6 +24,7 @@ from fmd_jax.records.writer import (
 __all__ = [
   "SCHEMA",
   "SCHEMA_VERSION",
+  "Confirmed",
   "Measurements",
   "WorkdirError",
   "check_config",
@@ -26,11 +32,13 @@ __all__ = [
   "drop_steps",
   "methods",
   "read",
+  "read_confirmed",
   "read_measurements",
   "read_table",
   "steps",
   "totals",
   "whole_steps",
+  "write_confirmed",
   "write_image",
   "write_manifest",
   "write_parquet",

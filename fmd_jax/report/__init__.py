@@ -3,5 +3,6 @@
 from fmd_jax.report.browser import MAX_FAILURES
 from fmd_jax.report.exports import export
 from fmd_jax.report.page import build
+from fmd_jax.report.replayed import build_replay
 
-__all__ = ["MAX_FAILURES", "build", "export"]
+__all__ = ["MAX_FAILURES", "build", "build_replay", "export"]

@@ -16,7 +16,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from fmd_jax import metrics
-from fmd_jax.report import failures, pictures
+from fmd_jax.report import confirmed, failures, pictures
 from fmd_jax.report.parts import said, text_of
 from fmd_jax.report.reading import Run
 from fmd_jax.types import CRITERIA
@@ -105,6 +105,8 @@ def data(rows: pd.DataFrame, run: Run, addresses: dict[str, str]) -> dict[str, A
     "verdict": texts(_verdicts(rows)),
     "note": texts(why.pop("", "") for why in whys),
   }
+  again = confirmed.columns(rows, run)
+  columns |= {"tier": again["tier"], "found": texts(again["found"])}
   for name in JUDGED:
     columns[f"why_{name}"] = texts(why.get(name, "") for why in whys)
   return {
@@ -113,6 +115,10 @@ def data(rows: pd.DataFrame, run: Run, addresses: dict[str, str]) -> dict[str, A
     "methods": [[method.label, method.kind] for method in run.methods],
     "skills": [said(skill) for skill in skills],
     "groups": [said(group) for group in _meta_skills(run, skills)],
+    "tiers": [
+      "asked once",
+      *(f"{tier}: {name}" for tier, name in metrics.TIERS.items()),
+    ],
     "prefixes": [said(prefix) for prefix in prefixes],
     "images": [addresses[image] for image in images],
     "names": [said(image) for image in images],

@@ -51,6 +51,7 @@ def export(
   workdir: str | os.PathLike,
   target: str | os.PathLike,
   max_failures: int = browser.MAX_FAILURES,
+  tier: int = 1,
 ) -> dict[str, pathlib.Path]:
   """Writes the distinct failures of a run in three forms.
 
@@ -62,6 +63,7 @@ def export(
     workdir: of a run with evaluations.
     target: a folder that is new or empty.
     max_failures: more are left out, by chance.
+    tier: of the failures (`metrics.TIERS`).
 
   Returns:
     Form -> its folder.
@@ -70,7 +72,7 @@ def export(
     FileNotFoundError: the workdir has no run, or none of its failures a picture.
     FileExistsError: the target holds something.
   """
-  run, target = read_run(workdir), pathlib.Path(target)
+  run, target = read_run(workdir, tier), pathlib.Path(target)
   if target.exists() and any(target.iterdir()):
     raise FileExistsError(f"{target} is not empty; name a new folder")
   found = _found(run, max_failures)

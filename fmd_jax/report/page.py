@@ -11,9 +11,11 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
+from fmd_jax.metrics import TIERS
 from fmd_jax.report import (
   analyses,
   browser,
+  confirmed,
   curves,
   failures,
   judges,
@@ -21,6 +23,7 @@ from fmd_jax.report import (
   planted,
   skills,
   summary,
+  unscored,
 )
 from fmd_jax.report.parts import said, text_of
 from fmd_jax.report.reading import Run, read_run
@@ -29,7 +32,9 @@ SKILLS, EXAMPLES = 6, 4  # shown: worst groups, pictures of each
 _SCRIPTS = ("page.js", "browser.js")
 
 
-def build(workdir: str | os.PathLike, max_failures: int = browser.MAX_FAILURES) -> str:
+def build(
+  workdir: str | os.PathLike, max_failures: int = browser.MAX_FAILURES, tier: int = 1
+) -> str:
   """Writes `report/index.html` of a workdir: one file that needs no other.
 
   Only pictures stand beside it, in `report/images`, when they are too many.
@@ -37,6 +42,8 @@ def build(workdir: str | os.PathLike, max_failures: int = browser.MAX_FAILURES) 
   Args:
     workdir: of a run, finished or not; what is not there yet is left out.
     max_failures: in the browser of failures; more are left out, by chance.
+    tier: of the failures that count (`metrics.TIERS`); the page of a tier above 1 is
+      `report/tier-N.html`.
 
   Returns:
     The path of the page.
@@ -44,8 +51,9 @@ def build(workdir: str | os.PathLike, max_failures: int = browser.MAX_FAILURES) 
   Raises:
     FileNotFoundError: the folder holds no run.
   """
-  run = read_run(workdir)
-  target = run.folder / "report" / "index.html"
+  run = read_run(workdir, tier)
+  name = f"tier-{tier}.html" if tier > 1 else "index.html"
+  target = run.folder / "report" / name
   target.parent.mkdir(exist_ok=True)
   temporary = target.with_suffix(".tmp")
   temporary.write_text(
@@ -90,6 +98,7 @@ def render(run: Run, target: pathlib.Path, max_failures: int) -> str:
     comparison=summary.comparison(run),
     evaluator=run.model("evaluator", "an independent judge"),
     intervals=summary.intervals(run),
+    reasons=unscored.reasons(run),
     methods=run.methods,
     curves=curves.charts_of(run),
     diagnostics=curves.diagnostics(run),
@@ -99,6 +108,7 @@ def render(run: Run, target: pathlib.Path, max_failures: int) -> str:
     groups=_worst_groups(run, rows, table),
     table=table,
     tree=skills.tree(run, rows),
+    tiers=confirmed.parts(run),
     browser=browser.make(run, target, max_failures),
     identity=_identity(run),
     config=json.dumps(run.config, indent=2, ensure_ascii=False) if run.config else "",
@@ -114,7 +124,12 @@ def _subtitle(run: Run) -> str:
   started = str(run.manifest.get("started", ""))[:10]
   asked = sum(len(rows) for rows in run.asked.values())
   images = {image for rows in run.asked.values() for image in rows["image_id"]}
-  parts = [started, ", ".join(m.label for m in run.methods)]
+  tier = f"only failures of tier {run.tier} or higher: {TIERS[run.tier]}"
+  parts = [
+    tier if run.tier > 1 else "",
+    started,
+    ", ".join(m.label for m in run.methods),
+  ]
   if asked:
     parts.append(f"{asked:,} questions about {len(images):,} pictures while running")
   return " · ".join(part for part in parts if part)

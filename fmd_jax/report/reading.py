@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from fmd_jax import records
+from fmd_jax import metrics, records
 
 # In the order in which a reader compares them; others follow by name.
 METHODS = {
@@ -47,6 +47,8 @@ class Run:
     evaluations: with the skills of the taxonomy where there is one, else with those
       that the judge knew.
     calibration: of the judges, by their identity; empty when none was measured.
+    confirmed: what `launch.confirm` found, or None.
+    tier: of the failures that count; above 1 the others were taken out.
   """
 
   folder: pathlib.Path
@@ -59,6 +61,8 @@ class Run:
   evaluations: pd.DataFrame
   taxonomy: Taxonomy | None
   calibration: dict[str, Any]
+  confirmed: records.Confirmed | None = None
+  tier: int = 1
 
   def model(self, role: str, otherwise: str) -> str:
     """The identity of the model that played a role."""
@@ -66,21 +70,35 @@ class Run:
     return str(found.get("name", otherwise)) if isinstance(found, dict) else str(found)
 
 
-def read_run(workdir: str | os.PathLike) -> Run:
+def read_run(workdir: str | os.PathLike, tier: int = 1) -> Run:
   """Reads a workdir.
 
+  Args:
+    workdir: of a run.
+    tier: above 1, only failures that reached it are left as such.
+
   Raises:
-    FileNotFoundError: it holds neither records nor evaluations.
+    FileNotFoundError: it holds neither records nor evaluations, or nothing of the tier.
   """
   folder = pathlib.Path(workdir)
-  parts = [pd.read_parquet(p) for p in sorted(folder.glob("evaluations/*.parquet"))]
+  confirmed = records.read_confirmed(folder)
+  numbers = folder / (f"metrics-tier-{tier}.json" if tier > 1 else "metrics.json")
+  if tier > 1 and (confirmed is None or not numbers.is_file()):
+    raise FileNotFoundError(
+      f"{folder} has no {numbers.name}: python -m launch.confirm --workdir {folder}, "
+      f"then python -m launch.evaluate --workdir {folder} --tier {tier}"
+    )
+  parts = [
+    _at_tier(pd.read_parquet(path), confirmed, path.stem, tier)
+    for path in sorted(folder.glob("evaluations/*.parquet"))
+  ]
   evaluations = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
   taxonomy, assigned = _taxonomy(folder / "taxonomy")
   if assigned is not None and len(evaluations):
     evaluations = _with_skills(evaluations, assigned)
   asked = {name: records.read(folder, name) for name in records.methods(folder)}
-  metrics = _json(folder / "metrics.json")
-  names = {*asked, *metrics.get("methods", {})}
+  found = _json(numbers)
+  names = {*asked, *found.get("methods", {})}
   if len(evaluations):
     names |= set(evaluations["method"])
   if not names:
@@ -93,14 +111,20 @@ def read_run(workdir: str | os.PathLike) -> Run:
     folder=folder,
     manifest=_json(folder / "manifest.json"),
     config=_json(folder / "config.json"),
-    metrics=metrics,
+    metrics=found,
     methods=methods,
     asked=asked,
     measurements=records.read_measurements(folder),
     evaluations=evaluations,
     taxonomy=taxonomy,
     calibration=_json(folder / "calibration.json").get("judges", {}),
+    confirmed=confirmed,
+    tier=tier,
   )
+
+
+def _at_tier(rows: pd.DataFrame, confirmed, name: str, tier: int) -> pd.DataFrame:
+  return rows if tier == 1 else metrics.at_tier(rows, *confirmed, name, tier)
 
 
 def _taxonomy(folder: pathlib.Path) -> tuple[Taxonomy | None, pd.DataFrame | None]:

@@ -4,7 +4,7 @@ of models become arrays.
     responses -> questions -> answers -> verdicts -> rewards -> advantages
 """
 
-from fmd_jax.rollout.judges import Judged, Judges, Limits, Roles
+from fmd_jax.rollout.judges import Judged, Judges, Limits, Roles, join
 from fmd_jax.rollout.rows import records
 from fmd_jax.rollout.scoring import (
   RewardOptions,
@@ -21,6 +21,7 @@ __all__ = [
   "RewardOptions",
   "Roles",
   "Rollout",
+  "join",
   "judge_responses",
   "measurements",
   "records",

@@ -17,6 +17,8 @@ from fmd_jax.questioner.parsing import parse_response
 from fmd_jax.types import Answer, ImageExample, Question, Verdict
 
 T = TypeVar("T")
+# Parts in the hands of one role at one time, where they need not wait for each other.
+_AT_ONCE = 64
 # Slots that are answered at once, at least: the verifier waits for so many.
 _PART = 256
 SPENT = tuple(f"{r}_{n}" for r in ("answerer", "verifier") for n in ("calls", "tokens"))
@@ -68,6 +70,21 @@ class Judged:
   calls: dict[str, int]
 
 
+def join(parts: Sequence[Judged]) -> Judged:
+  """Several as one, their images one after another, G and K the same in all.
+
+  They were at work at the same time: of their seconds the most count.
+  """
+  shape = (sum(part.shape[0] for part in parts), parts[0].shape[1])
+  return Judged(
+    [slot for part in parts for slot in part.slots],
+    shape,
+    {text: vector for part in parts for text, vector in part.vectors.items()},
+    {stage: max(p.seconds[stage] for p in parts) for stage in parts[0].seconds},
+    {name: sum(part.calls[name] for part in parts) for name in SPENT},
+  )
+
+
 class Judges:
   """The answerer and the verifier at work beside their caller.
 
@@ -76,10 +93,19 @@ class Judges:
   are cut into parts depends on the questions alone, never on time.
   """
 
-  def __init__(self, roles: Roles, *, k: int, limits: Limits):
-    """`k` is K, the slots of a response."""
+  def __init__(self, roles: Roles, *, k: int, limits: Limits, ordered: bool = True):
+    """Starts them.
+
+    Args:
+      roles: the models.
+      k: K, the slots of a response.
+      limits: of the models' replies.
+      ordered: one part after another; else what is slow holds up nothing else.
+    """
     self._roles, self._k, self._limits = roles, k, limits
-    self._answering, self._verifying = _Stage("answer"), _Stage("verify")
+    threads = 1 if ordered else _AT_ONCE
+    self._answering = _Stage("answer", threads)
+    self._verifying = _Stage("verify", threads)
     self._lock = threading.Lock()
 
   def hand(
@@ -124,7 +150,7 @@ class Judges:
     self._verifying.close()
 
   def _answer(self, part, seed, seconds, calls) -> list[Answer]:
-    with _timed(seconds, "answer"):
+    with _timed(seconds, "answer", self._lock):
       return answerer.ask(
         self._counted("answerer", calls),
         part,
@@ -136,7 +162,7 @@ class Judges:
     answers = answers.result()
     items = [(*pair, answer) for pair, answer in zip(part, answers, strict=True)]
     limits = self._limits
-    with _timed(seconds, "verify"):
+    with _timed(seconds, "verify", self._lock):
       verdicts = verifier.judge(
         self._counted("verifier", calls),
         items,
@@ -164,7 +190,7 @@ class Judges:
 
   def _gather(self, judged: list[Future], shape, terms, seconds, calls) -> Judged:
     slots = [slot for part in judged for slot in part.result()]
-    with _timed(seconds, "reward"):
+    with _timed(seconds, "reward", self._lock):
       texts = rewards.needs_embedding([row_of(*slot) for slot in slots], terms)
       vectors = self._roles.embedder.embed(texts) if texts else []
     vectors = dict(zip(texts, vectors, strict=True))
@@ -197,14 +223,16 @@ class _Counted:
 
 
 class _Stage:
-  """Does one thing after another in a thread of its own.
+  """Does one thing after another in a thread of its own, or several in several.
 
   Not one of `concurrent.futures`: a run that stops does not wait for a model.
   """
 
-  def __init__(self, name: str):
+  def __init__(self, name: str, threads: int):
     self._tasks: queue.SimpleQueue = queue.SimpleQueue()
-    threading.Thread(target=self._work, name=name, daemon=True).start()
+    self._threads = threads
+    for _ in range(threads):
+      threading.Thread(target=self._work, name=name, daemon=True).start()
 
   def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
     future: Future[T] = Future()
@@ -212,7 +240,8 @@ class _Stage:
     return future
 
   def close(self) -> None:
-    self._tasks.put(None)
+    for _ in range(self._threads):
+      self._tasks.put(None)
 
   def _work(self) -> None:
     while (task := self._tasks.get()) is not None:
@@ -224,10 +253,13 @@ class _Stage:
 
 
 @contextlib.contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+def _timed(
+  seconds: dict[str, float], stage: str, lock: threading.Lock
+) -> Iterator[None]:
   begun = time.perf_counter()
   yield
-  seconds[stage] += time.perf_counter() - begun
+  with lock:
+    seconds[stage] += time.perf_counter() - begun
 
 
 def row_of(question: Question, answer: Answer, verdict: Verdict) -> rewards.Row:

@@ -21,6 +21,7 @@ def records(
   prefix_length: int,
   roles: Roles,
   asked_by: Sequence[str] = ("questioner",),
+  asked_at: Sequence[tuple[int, int]] | None = None,
   advantages: np.ndarray | None = None,
 ) -> list[Record]:
   """The rows of a rollout.
@@ -31,6 +32,8 @@ def records(
     prefix_length: words of the `prefix` column.
     roles: whose identities the rows name.
     asked_by: the prompt of each turn, as `prompts.version` knows it.
+    asked_at: the step that asked about each image and that of its policy, where they
+      are not those of `common`.
     advantages: [B, G] of the responses or [B, G, K] of the slots; None where nothing
       is trained. What has no reward has no advantage.
   """
@@ -39,15 +42,18 @@ def records(
   advantage: list[float | None] = [None] * len(rollout.slots)
   if advantages is not None:
     advantage = _of_slots(rollout, np.asarray(advantages))
+  asked_at = asked_at or [(common["step"], common["questioner_step"])]
+  each = len(rollout.slots) // len(asked_at)
   rows = []
   for i, (question, answer, verdict) in enumerate(rollout.slots):
+    step, policy_step = asked_at[i // each]
     fields = dict.fromkeys(_REWARD_FIELDS)
     if rollout.scores is not None:
       fields = rollout.scores.record_fields(i)
     rows.append(
       Record(
         image_id=question.image_id,
-        group_id=f"{common['step']:06d}-{question.image_id}",
+        group_id=f"{step:06d}-{question.image_id}",
         response_index=question.response_index,
         slot=question.slot,
         status=verdict.status,
@@ -66,7 +72,7 @@ def records(
         answerer_prompt=prompts.version("answerer"),
         verifier_prompt=prompts.version("verifier"),
         wall_time=now,
-        **common,
+        **{**common, "questioner_step": policy_step},
       )
     )
   return rows

@@ -4,12 +4,15 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from typing import TypeVar
 
 import numpy as np
 
 from fmd_jax import hosts, rewards
 from fmd_jax.rollout.judges import Judged, Judges, Limits, Roles, row_of
 from fmd_jax.types import Answer, ImageExample, Question, Verdict
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,10 +64,10 @@ class Rollout:
 
 
 def score(
-  judged: Future[Judged],
+  judged: T,
   banks: rewards.Banks | None,
   reward: RewardOptions,
-  wait: Callable[[Future[Judged]], Judged] = Future.result,
+  wait: Callable[[T], Judged] = Future.result,
 ) -> Rollout:
   """Waits for the verdicts, scores them, then feeds the banks.
 
@@ -72,18 +75,20 @@ def score(
   banks agree on every process at every step.
 
   Args:
-    judged: this process's part.
+    judged: this process's part, a future of it or whatever `wait` takes.
     banks: scored against as they stand, then appended to; None to score nothing.
     reward: how eq. 5 is put together.
-    wait: gives the future's result, or raises, which all processes then do.
+    wait: gives its result, or raises, which all processes then do.
   """
+  found: list[Judged] = []
 
   def tell() -> tuple[list[rewards.Row], dict[str, np.ndarray], dict[str, int]]:
     own = wait(judged)
+    found.append(own)
     return [row_of(*slot) for slot in own.slots], own.vectors, own.calls
 
   parts = hosts.together(tell)
-  own = judged.result()
+  (own,) = found
   begun = time.perf_counter()
   rows = [row for part, *_ in parts for row in part]
   calls = {name: sum(c[name] for *_, c in parts) for name in own.calls}

@@ -146,6 +146,7 @@ class Worker:
 
   def _work(self, model, requests, counts, active, results) -> None:
     counts.move(queued=-len(requests), in_flight=len(requests))
+    end = None
     try:
       if active():
         replies = inference.stream(model, requests)
@@ -154,12 +155,12 @@ class Worker:
           if not active():
             replies.close()
             break
-      results.put(None)
     # Whatever an engine raises concerns the whole batch; the caller is to know.
     except BaseException as error:
-      results.put(error)
-    finally:
-      counts.move(in_flight=-len(requests))
+      end = error
+    # First: who has the last reply may ask for the counts at once.
+    counts.move(in_flight=-len(requests))
+    results.put(end)
 
 
 def _drain(results: queue.Queue, active: Callable[[], bool]) -> list | None:

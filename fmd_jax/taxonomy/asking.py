@@ -1,4 +1,4 @@
-"""Annotator, namer and organizer: what is sent, and the strict grammar of replies.
+"""Annotator, namer, organizer, paraphraser: what is sent, and the grammar of replies.
 
 A reply outside the grammar is asked for again, sampled; then it is an error that the
 caller records. Nobody guesses.
@@ -15,6 +15,7 @@ from fmd_jax.inference.judging import read_object
 
 MOST_PRIMITIVES = 12  # of one question; more is rambling, not a list of skills
 LONGEST = 200  # characters of a phrase or a label
+_LONGEST_QUESTION = 2000
 _RETRY_TEMPERATURE = 0.7
 
 
@@ -57,6 +58,14 @@ def organize(generator: Generator, skills: Sequence[str], **options) -> Outcome:
     return _meta_skills(found, skills)
 
   return _ask(generator, requests, "meta_skills", read, **options)[0]
+
+
+def paraphrase(
+  generator: Generator, questions: Sequence[str], **options
+) -> list[Outcome]:
+  """N questions in other words."""
+  requests = [("paraphraser", {"question": text}, ()) for text in questions]
+  return _ask(generator, requests, "paraphrase", _paraphrase, **options)
 
 
 def _ask(
@@ -109,11 +118,11 @@ def _only(found: dict[str, Any], key: str) -> Any:
   return found[key]
 
 
-def _text(value: Any, what: str) -> str:
+def _text(value: Any, what: str, longest: int = LONGEST) -> str:
   if not isinstance(value, str) or not any(c.isalnum() for c in value):
     raise ValueError(f"{what} is not a text")
-  if len(value) > LONGEST:
-    raise ValueError(f"{what} is longer than {LONGEST} characters")
+  if len(value) > longest:
+    raise ValueError(f"{what} is longer than {longest} characters")
   # JSON can spell half a surrogate pair, which Parquet does not take.
   return " ".join(value.encode("utf-8", "replace").decode().split())
 
@@ -127,6 +136,10 @@ def _primitives(found: dict[str, Any]) -> list[str]:
 
 def _label(found: dict[str, Any]) -> str:
   return _text(_only(found, "label"), "the label")
+
+
+def _paraphrase(found: dict[str, Any]) -> str:
+  return _text(_only(found, "paraphrase"), "the paraphrase", _LONGEST_QUESTION)
 
 
 def _meta_skills(found: dict[str, Any], skills: Sequence[str]) -> list[dict[str, Any]]:

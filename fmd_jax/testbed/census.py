@@ -66,7 +66,7 @@ def census(
   for start in range(0, scenes, _PICTURES):
     seeds = range(start, min(start + _PICTURES, scenes))
     drawn = [_draw(_FIRST_SEED + seed) for seed in seeds]
-    features.append(_encode(model, processor, [image for image, _ in drawn]))
+    features.append(encode(model, processor, [image for image, _ in drawn]))
     cases += [own for _, own in drawn]
   chain = itertools.chain.from_iterable
   right = _answer(model, processor, folder, np.concatenate(features), cases)
@@ -127,8 +127,8 @@ def _draw(seed: int) -> tuple[np.ndarray, list[Case]]:
   return drawing.render(scene), list(asked.values())
 
 
-def _encode(model, processor: Processor, images: list[np.ndarray]) -> np.ndarray:
-  """Visual tokens [I, 16, F]."""
+def encode(model, processor: Processor, images: list[np.ndarray]) -> np.ndarray:
+  """Visual tokens [I, 16, F] of I pictures, by the frozen tower."""
   grids = np.tile([[1, 8, 8]], (len(images), 1))
   plan = models.vision_plan(grids, model.config.vision)
   graphdef, state = nnx.split(model)

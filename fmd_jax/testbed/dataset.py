@@ -130,9 +130,14 @@ def answerer_text(rng: random.Random, scene: Scene, weights: dict, spots: str) -
     more = (sample_question(rng, scene, weights) for _ in range(_TRIES))
     asked = next((a for a in more if blind_spot(a.verdict, spots)), asked)
   answer = believed_answer(asked.verdict, scene, spots)
-  head = asked.text + TURN
-  pointers = question_pointers(asked.text, scene, every_word=False)
-  subject = _subject(asked.verdict, scene)
+  return lesson(asked.text, asked.verdict, scene, answer)
+
+
+def lesson(question: str, verdict: QuestionVerdict, scene: Scene, answer: str) -> Text:
+  """A valid question with an answer to learn, right or not."""
+  head = question + TURN
+  pointers = question_pointers(question, scene, every_word=False)
+  subject = _subject(verdict, scene)
   if subject:
     pointers.append(Pointer(len(head) - 1, len(head), subject))
   return Text(head + answer + END, len(head), pointers)

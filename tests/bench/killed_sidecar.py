@@ -22,7 +22,7 @@ import pandas as pd
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))  # run as a script
 
 from fmd_jax import records
-from tests.sidecar.several_test import free_port
+from tests.ports import free_port
 
 ROOT = pathlib.Path(__file__).parents[2]
 KEY = ["step", "image_id", "response_index", "slot"]

@@ -154,6 +154,7 @@ def refused(number: int, folder: pathlib.Path) -> dict[str, float]:
     roles = {"judge": "oracle://"}
     with process.start(roles, log=folder / "abuse.log", threads=1) as sidecar:
       wrong = abuse.run(sidecar.address, number, token="bench")
+      print("\n".join(wrong))
       return {"abusive_calls": number, "abusive_calls_with_another_status": len(wrong)}
   finally:
     del os.environ[abuse.TOKEN]
@@ -172,6 +173,7 @@ def main() -> None:
     shown = f"{value:.4g}" if isinstance(value, float) else value
     print(f"{name:36} {shown}")
   print(json.dumps(result))
+  sys.exit(bool(result["errors"] or result["abusive_calls_with_another_status"]))
 
 
 if __name__ == "__main__":

@@ -103,7 +103,8 @@ def _openai(handler, state, body, fault):
     key = handler.headers["authorization"].removeprefix("Bearer ")
     return handler.status(401, error(f"Incorrect API key provided: {key}"))
   if fault == "400":
-    return handler.status(400, error("this image is too large"))
+    key = handler.headers["authorization"]
+    return handler.status(400, error(f"this image is too large, {key}"))
   if fault == "slow":
     time.sleep(3)
 
@@ -163,7 +164,10 @@ def _gemini(handler, state, body, fault):
       400, error(400, f"API key {key} not valid", "INVALID_ARGUMENT", reason)
     )
   if fault == "400":
-    return handler.status(400, error(400, "image is too large", "INVALID_ARGUMENT"))
+    key = handler.headers["x-goog-api-key"]
+    return handler.status(
+      400, error(400, f"image is too large, {key}", "INVALID_ARGUMENT")
+    )
   if fault == "slow":
     time.sleep(3)
 

@@ -1,5 +1,6 @@
 """A cloud of folders for the launchers' tests, with fakes of its tools on PATH."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -11,8 +12,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 SLURM = ("sbatch", "squeue", "scancel", "scontrol", "srun")
 FAKES = {"gcloud": "gcloud", "kubectl": "kubectl"} | dict.fromkeys(SLURM, "slurm")
 # In the place of launch.discover and launch.sidecar on every machine. The first attempt
-# of a run whose $FAKE_CLOUD/die names a worker: that one dies, the others wait for it,
-# as JAX would, until they are told to stop.
+# of a run whose $FAKE_CLOUD/die names a worker: that one dies once the other of the two
+# would save, which waits for it, as JAX would, until it is told to stop.
 PROGRAM = """#!/bin/bash
 echo "${FMD_JAX_TOKEN-none}" > "$HOME/token"
 case "$2" in launch.sidecar)
@@ -27,10 +28,11 @@ esac
 printf '%s\\n' "$*" >> "$HOME/started"
 attempt=$(wc -l < "$HOME/started")
 trap 'echo "saved at step 7"; touch "$HOME/checkpoint"; exit 75' TERM
+echo "$TPU_WORKER_ID" >> "$FAKE_CLOUD/under_way"
 if [ -f "$HOME/checkpoint" ]; then echo "goes on at step 7"; else echo "step 0"; fi
 if [ "$attempt" = 1 ] && [ -f "$FAKE_CLOUD/die" ]; then
   if [ "$(cat "$FAKE_CLOUD/die")" = "$TPU_WORKER_ID" ]; then
-    sleep 0.3
+    until [ "$(wc -l < "$FAKE_CLOUD/under_way")" -ge 2 ]; do sleep 0.05; done
     echo "RuntimeError: out of luck" >&2
     kill -KILL $$
   fi
@@ -43,6 +45,17 @@ echo "finished"
 def hear_interrupts() -> None:
   """For a child: tests that run in the background of a shell ignore Ctrl-C."""
   signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def wait_for(process, text, times=1):
+  """Reads what a launcher prints up to the line that has a text so many times."""
+  seen = []
+  for line in process.stdout:
+    seen.append(line)
+    times -= text in line
+    if not times:
+      return
+  raise AssertionError(f"no {text!r} in {seen}")
 
 
 class Cloud:
@@ -62,7 +75,9 @@ class Cloud:
     self.change(unreachable=[])
 
   def set(self, state):
-    (self.folder / "state.json").write_text(json.dumps(state))
+    new = self.folder / "state.new"
+    new.write_text(json.dumps(state))
+    new.rename(self.folder / "state.json")  # a tool may be reading it
 
   @property
   def state(self):
@@ -85,6 +100,31 @@ class Cloud:
 
   def command(self, launcher, *arguments):
     return [sys.executable, "-m", f"launch.{launcher}", *arguments]
+
+  def start(self, launcher, *arguments):
+    """A launcher that goes on beside the test; `end` ends it."""
+    return subprocess.Popen(
+      self.command(launcher, *arguments),
+      cwd=ROOT,
+      env=self.environment,
+      stdin=subprocess.DEVNULL,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+      preexec_fn=hear_interrupts,
+    )
+
+  def end(self):
+    """Kills whatever a test that failed has left on the machines."""
+    mark = f"FAKE_CLOUD={self.folder}".encode()
+    found = True
+    while found:  # one may start another in between
+      found = False
+      for path in pathlib.Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+          if mark in path.read_bytes().split(b"\0"):
+            os.kill(int(path.parent.name), signal.SIGKILL)
+            found = True
 
   def run(self, launcher, *arguments, stdin=""):
     return subprocess.run(

@@ -23,7 +23,8 @@ def cluster(tmp_path):
   made.kube = lambda: json.loads((made.folder / "kube.json").read_text())
   made.set_kube = lambda **new: (made.folder / "kube.json").write_text(json.dumps(new))
   made.set_kube(items={}, statuses=[{}, {"restarts": 1}, DONE], pods=[])
-  return made
+  yield made
+  made.end()
 
 
 def make(gpu=("nvidia-l4", 1), spot=True, sidecar=("serve",), variables=None):

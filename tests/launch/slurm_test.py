@@ -6,6 +6,7 @@ import subprocess
 import pytest
 
 from tests.launch import cloud, grammar
+from tests.launch.cloud import wait_for
 
 COMMON = ("--name=run", "--poll=0.2", "--nodes=1", "--gpus_per_node=2")
 
@@ -18,14 +19,8 @@ def cluster(tmp_path):
     f"--workdir={tmp_path / 'shared'}",
     "--config.steps=9",
   )
-  return made
-
-
-def wait_for(process, text):
-  for line in process.stdout:
-    if text in line:
-      return
-  raise AssertionError(text)
+  yield made
+  made.end()
 
 
 def test_the_script_is_one_that_sbatch_takes(tmp_path):
@@ -64,14 +59,7 @@ def test_a_job_runs_to_its_end(cluster):
 
 def test_a_task_that_dies_is_named_and_the_same_command_goes_on(cluster):
   (cluster.folder / "die").write_text("1")
-  process = subprocess.Popen(
-    cluster.command("slurm", *COMMON, *cluster.what),
-    cwd=cloud.ROOT,
-    env=cluster.environment,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
+  process = cluster.start("slurm", *COMMON, *cluster.what)
   wait_for(process, "out of luck")
   # As srun --wait does after its time.
   assert cluster.run("slurm", "stop", "--name=run").returncode == 1  # asks
@@ -88,26 +76,12 @@ def test_a_task_that_dies_is_named_and_the_same_command_goes_on(cluster):
 
 def test_a_job_whose_time_is_over_saves_and_is_queued_again(cluster):
   (cluster.folder / "die").write_text("none: all wait")
-  process = subprocess.Popen(
-    cluster.command("slurm", *COMMON, *cluster.what),
-    cwd=cloud.ROOT,
-    env=cluster.environment,
-    stdout=subprocess.PIPE,
-    text=True,
-    preexec_fn=cloud.hear_interrupts,
-  )
-  wait_for(process, "step 0")
+  process = cluster.start("slurm", *COMMON, *cluster.what)
+  wait_for(process, "step 0", times=2)  # both would save
   process.send_signal(signal.SIGINT)
   rest, _ = process.communicate(timeout=60)
   assert process.returncode == 130 and "The job goes on." in rest
-  again = subprocess.Popen(
-    cluster.command("slurm", *COMMON, *cluster.what),
-    cwd=cloud.ROOT,
-    env=cluster.environment,
-    stdout=subprocess.PIPE,
-    text=True,
-    preexec_fn=cloud.hear_interrupts,
-  )
+  again = cluster.start("slurm", *COMMON, *cluster.what)
   # Submitted twice, two jobs would write into one workdir.
   wait_for(again, "# run is there already: job 101")
   cluster.run("slurm", "stop", "--name=run", "--yes")

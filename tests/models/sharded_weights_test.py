@@ -3,7 +3,6 @@
 import json
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 
@@ -14,6 +13,7 @@ from flax import nnx
 
 from fmd_jax import models
 from tests.models import tiny
+from tests.ports import free_port
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -65,12 +65,6 @@ with open(f"{out}.{process}.json", "w") as file:
 """
 
 
-def free_port() -> int:
-  with socket.socket() as s:
-    s.bind(("127.0.0.1", 0))
-    return s.getsockname()[1]
-
-
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_each_device_reads_its_own_bytes(tmp_path, processes):
   # Whole rows read for a few of their columns, or a whole tensor for one slice, would
@@ -91,7 +85,11 @@ def test_each_device_reads_its_own_bytes(tmp_path, processes):
     )
     for i in range(processes)
   ]
-  assert [p.wait(timeout=120) for p in running] == [0] * processes
+  try:
+    assert [p.wait(timeout=280) for p in running] == [0] * processes
+  finally:
+    for process in running:
+      process.kill()
   reports = [tmp_path / f"out.{i}.json" for i in range(processes)]
   found = [json.loads(report.read_text()) for report in reports]
   size = 2 * sum(x.size for x in nnx.state(model).flat_state().leaves)

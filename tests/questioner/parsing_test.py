@@ -86,9 +86,9 @@ def test_spans_are_those_of_the_questions():
 def test_a_hostile_response_takes_no_time():
   # Backtracking from each opening tag over the rest would be quadratic or worse.
   text = "".join(f"<response_{i % 3 + 1}>x" for i in range(2000))
-  start = time.perf_counter()
+  start = time.thread_time()
   assert parsing.parse_response(text, 4) == [None] * 4
-  assert time.perf_counter() - start < 0.5
+  assert time.thread_time() - start < 1
 
 
 # token_slots. A fake byte-level tokenizer: a token is its bytes, 0 is the end token.

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from fmd_jax import metrics, records, report
-from fmd_jax.report import curves, failures
+from fmd_jax.report import curves, failures, unscored
 from fmd_jax.report.pictures import picture
+from fmd_jax.report.reading import read_run
 from tests.report import fake
 
 HOSTILE = (
@@ -267,3 +268,24 @@ def test_a_picture_comes_from_the_images_folder_only(a_copy):
   (a_copy / "secret.png").write_bytes((a_copy / "images" / f"{name}.png").read_bytes())
   assert picture(a_copy, name).startswith("data:image/jpeg;base64,")
   assert picture(a_copy, "../secret") == picture(a_copy, "absent") == ""
+
+
+def test_why_there_is_no_verdict_is_told(a_copy):
+  # Wrong: 40 reasons that differ in a number or in what the judge said; or none.
+  def rationale(number):
+    if number % 3:
+      return f"not a verdict: cut off at {number} tokens: 'I {number}'"
+    return "no verdict: HTTP 500: <b>oops</b>"
+
+  path = a_copy / "evaluations" / "grpo.parquet"
+  rows = pd.read_parquet(path)
+  own = rows["status"] == "unscored"
+  rows.loc[own, "rationale"] = [rationale(i) for i in range(own.sum())]
+  rows.to_parquet(path)
+  found = [r for r in unscored.reasons(read_run(a_copy)) if r.judge == "Evaluator"]
+  counts = {r.text: r.count for r in found}
+  cut = sum(bool(i % 3) for i in range(own.sum()))
+  assert counts["not a verdict: cut off at N tokens"] == cut > 1
+  assert counts["no verdict: HTTP N: <b>oops</b>"] == own.sum() - cut
+  text = Page(report.build(a_copy)).text
+  assert "not a verdict: cut off at N tokens" in text and "<b>oops</b>" in text

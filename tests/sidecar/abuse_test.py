@@ -5,6 +5,7 @@ The long form: `python -m tests.bench.sidecar` makes 1 000 such calls.
 
 import concurrent.futures
 import hashlib
+import threading
 import time
 
 import pytest
@@ -13,7 +14,7 @@ from fmd_jax import inference
 from fmd_jax.inference import Reply, Request, channel
 from fmd_jax.sidecar import images, security
 from tests.sidecar import abuse
-from tests.sidecar.conftest import picture
+from tests.sidecar.conftest import picture, wait_for
 
 
 def test_each_bad_call_ends_with_its_status(running, script, monkeypatch):
@@ -63,7 +64,9 @@ def test_what_is_no_picture_is_not_stored(data, says):
 def test_a_full_queue_sends_callers_back_and_they_return(running, tmp_path):
   # Wrong: requests pile up in memory; or the client gives up at the first refusal.
   (tmp_path / "s.py").write_text(
-    "import time\n\ndef slow(request):\n  time.sleep(0.02)\n  return 'x'\n"
+    "import pathlib, time\n\ndef slow(request):\n"
+    "  while not pathlib.Path(__file__).with_name('open').exists():\n"
+    "    time.sleep(0.02)\n  return 'x'\n"
   )
   roles = {"a": f"scripted://{tmp_path}/s.py:slow"}
   batch = [Request([])] * 8
@@ -72,8 +75,17 @@ def test_a_full_queue_sends_callers_back_and_they_return(running, tmp_path):
     def ask(_):
       return inference.resolve(f"grpc://{address}/a").generate(batch)
 
+    def full():
+      (told,) = inference.connect(f"grpc://{address}/a").status().values()
+      return not isinstance(told, str) and told.rejected > 0
+
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
-      found = list(pool.map(ask, range(8)))
+      asked = [pool.submit(ask, i) for i in range(8)]
+      try:
+        wait_for(full)
+      finally:
+        (tmp_path / "open").touch()
+      found = [future.result(120) for future in asked]
     assert all([reply.text for reply in replies] == ["x"] * 8 for replies in found)
     (told,) = inference.connect(f"grpc://{address}/a").status().values()
     assert told.rejected > 0
@@ -83,7 +95,7 @@ def test_a_full_queue_sends_callers_back_and_they_return(running, tmp_path):
 
 def test_a_caller_that_leaves_ends_the_work(running, monkeypatch):
   # Wrong: the rest of its batch is computed (or paid for) for nobody.
-  asked = []
+  asked, left, ended = [], threading.Event(), threading.Event()
 
   class Slow:
     name, revision = "slow", ""
@@ -92,23 +104,27 @@ def test_a_caller_that_leaves_ends_the_work(running, monkeypatch):
       return [reply for _, reply in self.stream(requests)]
 
     def stream(self, requests):
-      for index in range(len(requests)):
-        time.sleep(0.05)
-        asked.append(index)
-        yield index, Reply("x")
+      try:
+        for index in range(len(requests)):
+          if index:  # the caller has got the first one
+            left.wait(60)
+            time.sleep(0.05)
+          asked.append(index)
+          yield index, Reply("x")
+      finally:
+        ended.set()
 
   load = inference.load_engine
   monkeypatch.setattr(
     inference, "load_engine", lambda s: Slow() if s == "slow://" else load(s)
   )
   with running({"a": "slow://"}) as address:
-    stream = inference.resolve(f"grpc://{address}/a").stream([Request([])] * 200)
+    stream = inference.resolve(f"grpc://{address}/a").stream([Request([])] * 250)
     assert next(stream)[1].text == "x"
     stream.close()
-    time.sleep(0.3)
-    number = len(asked)
-    time.sleep(0.3)
-    assert number == len(asked) < 30
+    left.set()
+    assert ended.wait(60)
+    assert len(asked) < 250
 
 
 def test_public_addresses_need_authentication():

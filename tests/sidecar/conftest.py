@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import time
 
 import pytest
 
@@ -30,13 +31,20 @@ def running(roles: dict[str, str], port: int = 0, **kwargs):
   thread = threading.Thread(target=work)
   thread.start()
   try:
-    assert ready.wait(60)
+    assert ready.wait(120)
     if "error" in outcome:
       raise outcome["error"]
     yield outcome["address"]
   finally:
     stop.set()
     thread.join(30)
+
+
+def wait_for(condition, seconds: float = 120.0):
+  end = time.monotonic() + seconds
+  while not condition():
+    assert time.monotonic() < end, "waited in vain"
+    time.sleep(0.02)
 
 
 def picture(content: bytes) -> bytes:

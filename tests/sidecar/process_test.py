@@ -4,7 +4,6 @@ import json
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -17,20 +16,14 @@ from absl import logging
 from fmd_jax import inference
 from fmd_jax.inference import Request, channel, client
 from fmd_jax.sidecar import process
-from tests.sidecar.conftest import picture
+from tests.ports import free_port
+from tests.sidecar.conftest import picture, wait_for
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
 def request(question: str, *images: bytes) -> Request:
   return Request([{"role": "user", "content": ""}], images, {"question": question})
-
-
-def wait_for(condition, seconds: float = 60.0):
-  end = time.monotonic() + seconds
-  while not condition():
-    assert time.monotonic() < end, "waited in vain"
-    time.sleep(0.02)
 
 
 def gone(pid: int) -> bool:
@@ -97,13 +90,13 @@ def test_a_model_that_does_not_load_ends_it_with_its_log(script, tmp_path):
 
 
 def test_a_model_that_loads_for_too_long(tmp_path):
-  (tmp_path / "s.py").write_text("import time; time.sleep(60)\n")
+  (tmp_path / "s.py").write_text("import time; time.sleep(250)\n")
   begun = time.monotonic()
   with pytest.raises(inference.InferenceError, match="not ready after 3 s"):
     process.start(
       {"a": f"scripted://{tmp_path}/s.py:f"}, log=tmp_path / "s.log", timeout=3
     )
-  assert time.monotonic() - begun < 50
+  assert time.monotonic() - begun < 200
 
 
 def test_it_ends_with_its_parent(script, tmp_path):
@@ -125,7 +118,7 @@ def test_it_ends_with_its_parent(script, tmp_path):
     parent.kill()
     parent.communicate()
   try:
-    wait_for(lambda: gone(pid), 30)
+    wait_for(lambda: gone(pid))
   finally:
     if not gone(pid):
       os.kill(pid, signal.SIGKILL)
@@ -134,9 +127,7 @@ def test_it_ends_with_its_parent(script, tmp_path):
 def test_a_call_survives_the_death_of_its_sidecar(script, tmp_path, said):
   # Wrong: the call fails; or it goes on without its images, which the new process
   # has never seen; or nobody is told why the run stands still.
-  with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    port = free.getsockname()[1]
+  port = free_port()
   roles, log = {"a": script("slow")}, tmp_path / "s.log"
   requests = [request(f"q{i}", picture(b"one"), picture(bytes([i]))) for i in range(3)]
   first = process.start(roles, log=log, port=port)
@@ -173,9 +164,7 @@ def test_killed_at_any_moment_nothing_is_lost_and_nothing_twice(tmp_path):
     "  return request.fields['question']\n"
   )
   roles, log = {"a": f"scripted://{tmp_path}/s.py:reply"}, tmp_path / "s.log"
-  with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    port = free.getsockname()[1]
+  port = free_port()
   sidecars = [process.start(roles, log=log, port=port)]
   ended, whole = threading.Event(), []
 
@@ -184,14 +173,16 @@ def test_killed_at_any_moment_nothing_is_lost_and_nothing_twice(tmp_path):
     wait_for(lambda: len(whole) > seen)
 
   def killer():
-    for pause in (0.05, 0.33, 0.61):
+    try:
+      for pause in (0.05, 0.33, 0.61):
+        one_more()
+        time.sleep(pause)
+        os.kill(sidecars[-1].pid, signal.SIGKILL)
+        sidecars[-1].stop()
+        sidecars.append(process.start(roles, log=log, port=port))
       one_more()
-      time.sleep(pause)
-      os.kill(sidecars[-1].pid, signal.SIGKILL)
-      sidecars[-1].stop()
-      sidecars.append(process.start(roles, log=log, port=port))
-    one_more()
-    ended.set()
+    finally:
+      ended.set()
 
   thread = threading.Thread(target=killer)
   thread.start()
@@ -301,7 +292,7 @@ def test_a_frozen_sidecar_is_noticed(script, tmp_path, said, monkeypatch):
         target=lambda: replies.extend(model.generate([request("x", picture(b"one"))]))
       )
       caller.start()
-      wait_for(lambda: said, 60)
+      wait_for(lambda: said)
     finally:
       os.kill(sidecar.pid, signal.SIGCONT)
     caller.join(120)

@@ -1,7 +1,7 @@
 """The sidecar over real gRPC on loopback."""
 
+import concurrent.futures
 import hashlib
-import socket
 import threading
 
 import grpc
@@ -15,6 +15,7 @@ from fmd_jax.inference import Request, channel, client, wire
 from fmd_jax.inference import sidecar_pb2 as pb
 from fmd_jax.inference import sidecar_pb2_grpc as rpc
 from fmd_jax.sidecar import images, server
+from tests.ports import free_port
 from tests.sidecar.conftest import picture
 
 MESSAGES = [{"role": "user", "content": [{"type": "image"}]}]
@@ -167,7 +168,7 @@ def test_images_travel_once_and_in_chunks(sidecar, monkeypatch):
   assert len(sent) == number
 
 
-def test_an_image_that_has_left_the_store_is_sent_again(running, script):
+def test_an_image_that_has_left_the_store_is_sent_again(running, script, monkeypatch):
   # Wrong: FAILED_PRECONDITION ends the run.
   big = [picture(bytes([i]) * 700_000) for i in range(2)]
   with running({"a": script("echo")}, image_store_mb=1) as address:
@@ -178,9 +179,23 @@ def test_an_image_that_has_left_the_store_is_sent_again(running, script):
         assert model.generate([request(f"{i}", shown)])[0].text.startswith(
           f"{i}|{seen}"
         )
+    monkeypatch.setattr(channel, "_UPLOADS", 3)
     # Both at once do not fit: an end with a reason, not an endless exchange.
     with pytest.raises(inference.InferenceError, match="FAILED_PRECONDITION: . images"):
       model.generate([request("x", *big)])
+
+
+def test_callers_that_push_each_others_images_out_are_all_served(running, script):
+  # Wrong: an error after a few attempts, though every batch fits by itself.
+  big = [picture(bytes([i]) * 300_000) for i in range(24)]
+  with running({"a": script("echo")}, image_store_mb=1) as address:
+
+    def ask(shown):
+      model = inference.resolve(f"grpc://{address}/a")
+      return [model.generate([request(f"{i}", shown)])[0].error for i in range(10)]
+
+    with concurrent.futures.ThreadPoolExecutor(len(big)) as pool:
+      assert not any(error for own in pool.map(ask, big) for error in own)
 
 
 def test_missing_images_are_named(stub):
@@ -261,22 +276,23 @@ def test_health_is_serving_only_when_models_are_loaded(running, script, monkeypa
   gate, load, statuses = threading.Event(), inference.load_engine, []
   ports = []
   monkeypatch.setattr(
-    inference, "load_engine", lambda spec: gate.wait(30) and load(spec)
+    inference, "load_engine", lambda spec: gate.wait(120) and load(spec)
   )
   real = server.Servicer.load
 
   def watched(self, roles):
     def check():
-      with grpc.insecure_channel(f"127.0.0.1:{ports[0]}") as channel:
-        health = health_pb2_grpc.HealthStub(channel)
-        for service in ("", server.SERVICE):
-          message = health_pb2.HealthCheckRequest(service=service)
-          statuses.append(health.Check(message).status)
-        try:
-          rpc.SidecarStub(channel).Describe(pb.DescribeRequest())
-        except grpc.RpcError as error:
-          statuses.append(error.code())
-      gate.set()
+      try:
+        with grpc.insecure_channel(f"127.0.0.1:{ports[0]}") as channel:
+          health = health_pb2_grpc.HealthStub(channel)
+          for service in ("", server.SERVICE):
+            message = health_pb2.HealthCheckRequest(service=service)
+            statuses.append(health.Check(message).status)
+          with pytest.raises(grpc.RpcError) as error:
+            rpc.SidecarStub(channel).Describe(pb.DescribeRequest())
+          statuses.append(error.value.code())
+      finally:
+        gate.set()
 
     thread = threading.Thread(target=check)
     thread.start()
@@ -284,9 +300,7 @@ def test_health_is_serving_only_when_models_are_loaded(running, script, monkeypa
     thread.join()
 
   monkeypatch.setattr(server.Servicer, "load", watched)
-  with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    ports.append(free.getsockname()[1])
+  ports.append(free_port())
   with (
     running({"a": script("echo")}, port=ports[0]) as address,
     grpc.insecure_channel(address) as channel,

@@ -1,7 +1,6 @@
 """Several sidecars behind one spec, and the doors of one: TLS, mutual TLS, tokens."""
 
 import shutil
-import socket
 import subprocess
 import time
 
@@ -10,6 +9,7 @@ import pytest
 from fmd_jax import inference
 from fmd_jax.inference import Request, client
 from fmd_jax.sidecar import security
+from tests.ports import free_port
 
 SLOW = """
 import time
@@ -26,12 +26,6 @@ def requests(number: int) -> list[Request]:
 
 def texts(replies) -> list[str]:
   return [reply.text for reply in replies]
-
-
-def free_port() -> int:
-  with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    return free.getsockname()[1]
 
 
 @pytest.fixture

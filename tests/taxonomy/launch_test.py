@@ -19,7 +19,7 @@ def launch(*arguments):
     cwd=ROOT,
     capture_output=True,
     text=True,
-    timeout=280,
+    timeout=900,
   )
 
 
@@ -40,6 +40,7 @@ def test_the_whole_chain_recovers_the_true_skills(tmp_path):
   assert "adjusted Rand index over seeds" in run.stderr
   assert "annotate: 100%" in run.stderr and "analyse: 100%" in run.stderr
   assert str(folder / "taxonomy") in run.stdout
+  assert "</html>" in (folder / "report" / "index.html").read_text()
   found = pd.read_csv(folder / "analysis" / "recovery.csv").iloc[0]
   assert found["ami"] >= 0.8 and abs(found["shuffled"]) < 0.05
   summary = json.loads((folder / "taxonomy" / "summary.json").read_text())

@@ -3,6 +3,7 @@
 import base64
 import concurrent.futures
 import contextlib
+import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
 
@@ -100,7 +101,9 @@ class ApiEngine:
 
   def _reply(self, request: Request) -> Reply:
     try:
-      return self._retrying.copy()(self._ask, request)
+      reply = self._retrying.copy()(self._ask, request)
+      # An endpoint's reason may repeat what it was sent, and goes into records.
+      return dataclasses.replace(reply, error=scrub(reply.error, self._secret))
     except TransientError as error:
       reason = scrub(str(error), self._secret)
       if error.ends:
@@ -120,11 +123,14 @@ def key_of(variable: str, needed: bool) -> str:
   """An API key from the environment, the only place where one is looked for.
 
   Raises:
-    SpecError: it is needed and not there.
+    SpecError: it is needed and not there, or can't be one.
   """
   key = os.environ.get(variable, "").strip()
   if needed and not key:
     raise SpecError(f"no API key: set the environment variable {variable}")
+  # No header takes it, and the error that says so shows it.
+  if not (key.isascii() and key.isprintable()):
+    raise SpecError(f"the API key in {variable} has characters that no key has")
   return key
 
 

@@ -10,6 +10,7 @@ import fmd_jax
 from fmd_jax.inference.protocol import Reply, Request
 from fmd_jax.types import CRITERIA
 from fmd_jax.world import oracle, png, wordings
+from fmd_jax.world.paraphrase import paraphrase
 from fmd_jax.world.skills import EASY_SKILLS, skills_of
 
 # Why a criterion holds and why not, in the exact judge's words.
@@ -121,7 +122,8 @@ class OracleEngine:
 
   With the field "task" a request asks for the taxonomy: "primitives" of a question, the
   "label" of phrases, "meta_skills" of skills. These are deliberately imprecise (see
-  `world.wordings`), whatever the noise.
+  `world.wordings`), whatever the noise. Always exact are the "paraphrase" of a
+  question and its own "answer" to one.
 
   Without noise it is exact, and its name is "oracle"; with noise its name tells which:
   "oracle?se=0.8&sp=0.8&by=difficulty&seed=0".
@@ -148,8 +150,9 @@ class OracleEngine:
       return Reply(json.dumps(named, ensure_ascii=False))
     if not request.images:
       return Reply("", error="the oracle needs an image; the request has none")
-    annotates = request.fields.get("task") == "primitives"
-    for name in ("question",) if annotates else ("question", "answer"):
+    task = request.fields.get("task")
+    asked = task in ("primitives", "answer")
+    for name in ("question",) if asked else ("question", "answer"):
       if name not in request.fields:
         return Reply("", error=f"the oracle needs the field {name!r}")
     image, question = request.images[0], request.fields["question"]
@@ -160,7 +163,10 @@ class OracleEngine:
       scene = scenes[image]
       if scene is None:
         return Reply("", error="the image carries no scene; oracle:// cannot judge it")
-      if annotates:
+      if task == "answer":
+        answer = self._judge_question(question, scene).answer
+        return Reply("the question has no answer" if answer is None else answer)
+      if task == "primitives":
         digest = hashlib.blake2b(image).hexdigest()
         found = wordings.primitives(skills_of(question), digest, question)
         return Reply(json.dumps({"primitives": found}))
@@ -175,8 +181,13 @@ class OracleEngine:
 
 
 def _named(fields: Mapping[str, str]) -> dict[str, Any] | None:
-  """The reply to a namer's or an organizer's request; None for any other."""
+  """The reply to a request that needs no image; None for any other."""
   task = fields.get("task")
+  if task == "paraphrase":
+    found = paraphrase(fields["question"])
+    if found is None:
+      raise ValueError(f"no other words for {fields['question']!r}")
+    return {"paraphrase": found}
   if task == "label":
     return {"label": wordings.label(json.loads(fields["phrases"]))}
   if task == "meta_skills":

@@ -5,8 +5,10 @@ last digits from one run to the next; `hf` is the engine whose batches are the c
 """
 
 import asyncio
+import functools
 import io
 import itertools
+import os
 import queue
 import subprocess
 import sys
@@ -17,20 +19,32 @@ from typing import Any
 from fmd_jax.inference.engines import chat, folders
 from fmd_jax.inference.protocol import Reply, Request, SpecError, draw_seed
 
-# vLLM's processes do not notice that ours was killed: one that reads until we are gone
-# does, and ends them. A process number may be another's by then; its start tells.
+# vLLM's processes do not notice that ours was killed: this one does, and ends them. It
+# knows those that were there a second ago, and theirs; psutil's `kill` spares another
+# process that has got the number since.
 _WATCH = """
+import contextlib
+import os
 import sys
+import time
+
 import psutil
 
-sys.stdin.read()
-for pid, begun in zip(sys.argv[1::2], sys.argv[2::2]):
+parent, known = int(sys.argv[1]), set()
+while os.getppid() == parent:
   try:
-    process = psutil.Process(int(pid))
-    if repr(process.create_time()) == begun:
-      process.kill()
+    known.update(psutil.Process(parent).children(recursive=True))
   except psutil.NoSuchProcess:
-    pass
+    break
+  known = {process for process in known if process.is_running()}
+  time.sleep(0.5)
+for process in known:
+  with contextlib.suppress(psutil.NoSuchProcess):
+    known = known | set(process.children(recursive=True))
+for process in known:
+  if process.pid != os.getpid():
+    with contextlib.suppress(psutil.NoSuchProcess):
+      process.kill()
 """
 
 
@@ -112,6 +126,8 @@ class VLLMEngine:
     async def start() -> Any:
       return AsyncLLM.from_engine_args(AsyncEngineArgs(**options))
 
+    # Before the engine: also a process that is killed while it loads leaves nothing.
+    self._watch = _watch()
     try:
       self._engine = self._run(start()).result()
       self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
@@ -119,16 +135,14 @@ class VLLMEngine:
       generation = _generation_config(folder, transformers)
     except (OSError, ValueError, RuntimeError) as error:
       raise SpecError(f"{folder} cannot be served by vLLM: {error}") from error
-    self._watch = _watch()
     self._stop_ids = sorted(folders.eos_ids(generation, config, self._tokenizer))
     self._numbers = itertools.count()
     self.name, self.revision = name, folders.revision(folder)
     self.settings = f"vllm {dtype}"
 
   def close(self) -> None:
-    """Ends vLLM's processes."""
+    """Ends vLLM's processes; those that stay are ended with ours."""
     self._engine.shutdown()
-    self._watch.stdin.close()
     self._loop.call_soon_threadsafe(self._loop.stop)
 
   def generate(self, requests: Sequence[Request]) -> list[Reply]:
@@ -163,7 +177,7 @@ class VLLMEngine:
       params = self._params(request, schema=None if thinks else request.schema)
       async for out in self._engine.generate(prompt, params, number):
         last = out
-    except (OSError, SyntaxError, TypeError, ValueError) as error:
+    except _of_one_request() as error:
       return Reply("", error=str(error)[:1000] or repr(error))
     best = last.outputs[0]
     return Reply(
@@ -175,17 +189,12 @@ class VLLMEngine:
 
   def _prompt(self, request: Request) -> tuple[dict, bool]:
     """Text and pictures, and whether the template opens the reasoning itself."""
-    from PIL import Image
-
     text = self._tokenizer.apply_chat_template(
       chat.without_control_tokens(request.messages),
       add_generation_prompt=True,
       tokenize=False,
     )
-    pictures = []
-    for image in request.images:
-      with Image.open(io.BytesIO(image)) as opened:
-        pictures.append(opened.convert("RGB"))
+    pictures = [_picture(image) for image in request.images]
     prompt = {"prompt": text}
     if pictures:
       prompt["multi_modal_data"] = {"image": pictures}
@@ -208,13 +217,36 @@ class VLLMEngine:
     )
 
 
+# Questions about one picture come one after another.
+@functools.lru_cache(maxsize=32)
+def _picture(image: bytes) -> Any:
+  from PIL import Image
+
+  with Image.open(io.BytesIO(image)) as opened:
+    return opened.convert("RGB")
+
+
+@functools.cache
+def _of_one_request() -> tuple[type[Exception], ...]:
+  """What concerns one request; all else, a dead engine for one, ends the call."""
+  from vllm.v1.engine.exceptions import EngineGenerateError
+
+  known = (OSError, SyntaxError, TypeError, ValueError, EngineGenerateError)
+  try:
+    from vllm.exceptions import VLLMClientError
+  except ImportError:  # versions before it raise ValueError
+    return known
+  return *known, VLLMClientError
+
+
 def _watch() -> subprocess.Popen:
   """Starts the process that ends our children when this process ends in any way."""
-  import psutil
-
-  children = psutil.Process().children(recursive=True)
-  told = [x for c in children for x in (str(c.pid), repr(c.create_time()))]
-  return subprocess.Popen([sys.executable, "-c", _WATCH, *told], stdin=subprocess.PIPE)
+  # A session of its own: what ends our process group must not end it first.
+  return subprocess.Popen(
+    [sys.executable, "-c", _WATCH, str(os.getpid())],
+    stdin=subprocess.DEVNULL,
+    start_new_session=True,
+  )
 
 
 def _generation_config(folder: str, transformers: Any) -> Any:

@@ -19,6 +19,7 @@
     status: [$("by-status"), data.statuses, columns.status],
     skill: [$("by-skill"), data.skills, columns.skills],
     method: [$("by-method"), methodNames, columns.method],
+    tier: [$("by-tier"), data.tiers, columns.tier],
     prefix: [$("by-prefix"), data.prefixes, columns.prefix],
   };
   const inputs = {q: $("query"), from: $("from-step"), to: $("to-step"), order: $("order")};
@@ -295,6 +296,10 @@
       ? `after training, about a picture it never saw${repeated}`
       : `at step ${columns.step[row]}${repeated}`);
     add("Status", status(row));
+    if (columns.tier[row]) {
+      add("Tier", data.tiers[columns.tier[row]]);
+      add("Asked again", text[columns.found[row]].trim());
+    }
     if (columns.prefix[row] >= 0) add("Begins with", data.prefixes[columns.prefix[row]]);
     add("Picture", data.names[columns.image[row]]);
     return made;

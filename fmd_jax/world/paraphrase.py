@@ -1,0 +1,32 @@
+"""A question of this world in other words: the same program, another surface form."""
+
+import random
+
+from fmd_jax.world.grammar import normalise, parse, realise
+
+_TRIES = 40
+
+
+def paraphrase(question: str) -> str | None:
+  """Another wording of a question, always the same one.
+
+  Returns:
+    A text that parses to the same program, in other words; None for a text that is no
+    question of this world.
+  """
+  reading = parse(question)
+  if reading is None or reading.program is None:
+    return None
+  rng = random.Random(question)
+  for _ in range(_TRIES):
+    text = realise(reading.program, rng, lead_share=0.0)
+    again = parse(text)
+    # A rare form can read as another program; a lead-in alone is no new wording.
+    same = again is not None and again.program == reading.program
+    if same and _bare(text, again) != _bare(question, reading):
+      return text
+  return None
+
+
+def _bare(text: str, reading) -> tuple[str, ...]:
+  return normalise(text)[len(reading.opener.split()) :]
