@@ -17,6 +17,7 @@ outside the testbed is fine-tuned by its owner, on launch.report --export.
 import pathlib
 
 from absl import app, flags, logging
+from etils import epath
 
 from launch import _saved
 
@@ -40,7 +41,7 @@ def main(argv: list[str]) -> None:
   from fmd_jax import inference, replay
   from fmd_jax.testbed import repair
 
-  workdir, out = pathlib.Path(_WORKDIR.value), pathlib.Path(_OUT.value)
+  workdir, out = epath.Path(_WORKDIR.value), pathlib.Path(_OUT.value)
   config = _saved.config_of(workdir)
   try:
     if out.exists() and any(out.iterdir()):
