@@ -2,6 +2,7 @@
 
 import io
 import json
+import pathlib
 import random
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from fmd_jax import confirm, inference, metrics, records
+from fmd_jax import confirm, evaluate, inference, metrics, records, report
 from fmd_jax.confirm import ladder
 from fmd_jax.inference import Reply
 from fmd_jax.records.writer import write_parquet
@@ -23,6 +24,7 @@ from fmd_jax.world.scenes import sample_scene
 from tests import failing_run
 from tests.runs import ROOT
 
+EMBEDDER = f"scripted://{ROOT / 'tests' / 'players.py'}:embed"
 SETTINGS = confirm.Settings(
   samples=4, temperature=1.0, guesses=2, answer_tokens=8, max_tokens=64, retries=0,
   seed=3,
@@ -288,5 +290,13 @@ def test_the_command_tells_the_cost_and_then_asks(tmp_path):
   table = records.read_confirmed(workdir).table
   assert f"{distinct} of {distinct}  1.000" in done.stdout
   assert table["tier"].nunique() >= 3 and not table["open"].any()
+  # And the numbers and the page of a tier.
+  found = evaluate.measure(workdir, inference.resolve_embedder(EMBEDDER), 0, tier=2)
+  reached = int((table["tier"] >= 2).sum())
+  during = found["methods"]["zero_shot"]["during"]
+  assert during["fdr"]["count"] == reached < distinct
+  assert json.loads((workdir / "metrics-tier-2.json").read_text()) == found
+  page = pathlib.Path(report.build(workdir, tier=2))
+  assert page.name == "tier-2.html" and "missed again" in page.read_text()
   done = launch("--workdir", workdir, judge, "--price=answerer")
   assert done.returncode == 1 and "role=in,out" in done.stderr
