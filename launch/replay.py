@@ -23,6 +23,7 @@ import sys
 import traceback
 
 from absl import app, flags, logging
+from etils import epath
 
 from launch import _saved
 
@@ -74,7 +75,7 @@ def _make() -> int:
 
   if not _WORKDIR.value:
     raise ValueError("make needs the --workdir of the run")
-  workdir, folder = pathlib.Path(_WORKDIR.value), pathlib.Path(_SUITE.value)
+  workdir, folder = epath.Path(_WORKDIR.value), pathlib.Path(_SUITE.value)
   if folder.exists():
     raise replay.SuiteError(f"{folder} is there: a suite is never changed")
   config = _saved.config_of(workdir)
