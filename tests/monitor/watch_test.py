@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from fmd_jax.monitor import Options, Watch
+from fmd_jax.monitor import Options, Watch, gap_interval
 from fmd_jax.types import CRITERIA, Answer, Question, Verdict
 
 OPTIONS = Options(
@@ -86,6 +86,11 @@ def test_a_loophole_is_an_alarm_and_a_resumed_watch_the_same():
   assert numbers["monitor/alarm_valid"] == 1.0 and len(alarms) == 1
   assert "the verifier calls valid" in alarms[0] and "of 120 rows" in alarms[0]
   assert numbers["monitor/alarm_correct"] == 0.0
+  # 95 % for both ends of both gaps at the 8 looks of the run together.
+  more = sum(row["monitor/valid_more"] for row in measured)
+  ends = gap_interval(more, 120 - more, 0, 0.05 / (4 * 8))
+  assert numbers["monitor/valid_gap_low"] == ends[0]
+  assert numbers["monitor/valid_gap_high"] == ends[1]
   # From measurements.jsonl, where other steps have rows too.
   past = [*measured[:3], {"step": 15, "method": "grpo", "rollout/fdr": 0.5}]
   again = Watch(Evaluator(5), OPTIONS, past)

@@ -22,11 +22,12 @@ def measure_judge(workdir, se=0.7, sp=0.9):
   rows = rows.sample(300, random_state=0, replace=True).reset_index(drop=True)
   wrong = generator.random(300) < 0.5
   called = np.where(generator.random(300) < np.where(wrong, se, sp), wrong, ~wrong)
+  valid = generator.random(300) < 0.8
   items = rows[["image_id", "method"]].assign(
     judge=run.model("evaluator", "the judge"),
-    valid=generator.random(300) < 0.9,
+    valid=valid ^ (generator.random(300) < 0.1),
     correct=~called,
-    true_valid=generator.random(300) < 0.9,
+    true_valid=valid,
     true_correct=~wrong,
     band="short",
   )
