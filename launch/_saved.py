@@ -44,7 +44,7 @@ def limit(
       config.budget[key] = most + type(most)(ledger.total(key))
 
 
-def same_answerer(workdir: pathlib.Path, answerer) -> None:
+def same_answerer(workdir: epath.Path, answerer) -> None:
   """Refuses another model than the run's: the failures are not its failures.
 
   Raises:
