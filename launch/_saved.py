@@ -44,6 +44,20 @@ def limit(
       config.budget[key] = most + type(most)(ledger.total(key))
 
 
+def same_answerer(workdir: pathlib.Path, answerer) -> None:
+  """Refuses another model than the run's: the failures are not its failures.
+
+  Raises:
+    ValueError: names both.
+  """
+  from fmd_jax import inference
+
+  manifest = json.loads((workdir / "manifest.json").read_text())
+  known, found = manifest["models"]["answerer"], inference.identity(answerer)
+  if known != found:
+    raise ValueError(f"the answerer is {found}, the run's was {known}")
+
+
 def set_prices(config: ml_collections.ConfigDict, said: list[str]) -> None:
   """Puts "role=in,out" (dollars for a million tokens) into the budget's prices.
 

@@ -99,6 +99,7 @@ def main(argv: list[str]) -> None:
     from fmd_jax import discover  # it brings jax
 
     with discover.serve_roles(config, workdir, roles) as models:
+      _saved.same_answerer(workdir, models["answerer"])
       confirmed = confirm.confirm(
         workdir,
         found,

@@ -112,11 +112,7 @@ def _make() -> int:
 
   with discover.serve_roles(config, workdir, ("answerer", "evaluator")) as models:
     answerer, judge = models["answerer"], models["evaluator"]
-    if inference.identity(answerer) != manifest["models"]["answerer"]:
-      raise ValueError(
-        f"the answerer is {inference.identity(answerer)}, the run's was "
-        f"{manifest['models']['answerer']}: its failures are not this model's"
-      )
+    _saved.same_answerer(workdir, answerer)
     asked = [
       confirm.Failure(chosen.images[row.image_id], row.question, row.discovered, truth)
       for row, truth in zip(chosen.questions.itertuples(), chosen.truths, strict=True)

@@ -34,8 +34,8 @@ def score(
   Returns:
     What it writes to calibration.json: of `calibrate`, with "raters" (items, raters,
     alpha and ac1 among them, for valid and correct) and each judge's "agreement" with
-    the consensus: percent, kappa, ac1, and by_margin, its accuracy where people agreed
-    5-0, 4-1, 3-2.
+    the consensus: percent, kappa, ac1 (weighted), and by_margin, its accuracy where
+    people agreed 5-0, 4-1, 3-2 (of the labelled slots alone).
 
   Raises:
     ValueError: a column is missing, a value is none of 0 and 1, a rater labelled a slot
@@ -133,11 +133,13 @@ def _agreement(own: pd.DataFrame, name: str, votes: np.ndarray) -> dict[str, Any
     judge = np.where(own["valid"].fillna(False).to_numpy(bool), judge, np.nan)
   margins = agreement.accuracy_by_margin(judge, votes, own["image_id"].tolist())
   there = ~np.isnan(judge) & ~np.isnan(truth)
+  weight = own["weight"].to_numpy(float) if "weight" in own else None
+  both = np.where(there[:, None], np.stack([judge, truth], 1), np.nan)
   return {
     "n": int(there.sum()),
-    "percent": agreement.percent_agreement(judge, truth),
-    "kappa": agreement.cohen_kappa(judge, truth),
-    "ac1": agreement.gwet_ac1(np.stack([judge, truth], 1)[there]),
+    "percent": agreement.percent_agreement(judge, truth, weight),
+    "kappa": agreement.cohen_kappa(judge, truth, weight),
+    "ac1": agreement.gwet_ac1(both, weight),
     "by_margin": {key: estimate._asdict() for key, estimate in margins.items()},
   }
 
