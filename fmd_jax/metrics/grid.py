@@ -77,7 +77,7 @@ class Asked(NamedTuple):
   calls: int | None = None
 
 
-def read(workdir: epath.Path, arm: str, seed: int) -> list[Asked]:
+def read(workdir: epath.PathLike, arm: str, seed: int) -> list[Asked]:
   """Reads what a finished run asked, Zero Shot first.
 
   Args:
@@ -85,6 +85,7 @@ def read(workdir: epath.Path, arm: str, seed: int) -> list[Asked]:
     arm: the name that the table gives it.
     seed: of the run.
   """
+  workdir = epath.Path(workdir)
   known = json.loads((workdir / "metrics.json").read_text())["methods"]
   out = []
   for method in sorted(known, key=lambda name: (name != BASELINE, name)):
