@@ -3,10 +3,8 @@
 import base64
 import hashlib
 import json
-import pathlib
 from typing import Any
 
-import jinja2
 import pandas as pd
 from etils import epath
 from markupsafe import Markup
@@ -26,7 +24,7 @@ from fmd_jax.report import (
   summary,
   unscored,
 )
-from fmd_jax.report.parts import said, text_of
+from fmd_jax.report.parts import TEMPLATES, style, template, text_of
 from fmd_jax.report.reading import Run, read_run
 
 SKILLS, EXAMPLES = 6, 4  # shown: worst groups, pictures of each
@@ -68,21 +66,12 @@ def render(run: Run, target: epath.Path, max_failures: int) -> str:
     target: folder of the page, for pictures that are too many to be inside.
     max_failures: in the browser of failures.
   """
-  templates = pathlib.Path(__file__).parent / "templates"
-  environment = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(templates),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-  )
-  environment.filters["said"] = said
-  scripts = [(templates / name).read_text(encoding="utf-8") for name in _SCRIPTS]
+  scripts = [(TEMPLATES / name).read_text(encoding="utf-8") for name in _SCRIPTS]
   judged = len(run.evaluations) > 0
   rows = failures.distinct_valid(run.evaluations) if judged else pd.DataFrame()
   table = skills.table(run, rows)
-  return environment.get_template("report.html").render(
-    style=Markup((templates / "style.css").read_text(encoding="utf-8")),
+  return template("report.html").render(
+    style=style(),
     scripts=[Markup(script) for script in scripts],
     hashes=" ".join(f"'sha256-{_digest(script)}'" for script in scripts),
     title=f"What {run.model('answerer', 'the model')} gets wrong",

@@ -1,10 +1,13 @@
 """What the page is made of: numbers and charts, ready to print."""
 
+import pathlib
 import re
 from typing import Any, NamedTuple
 
+import jinja2
 from markupsafe import Markup
 
+TEMPLATES = pathlib.Path(__file__).parent / "templates"
 # Escaping leaves these: they print nothing, or turn the text after them around.
 _INVISIBLE = re.compile(
   r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
@@ -50,3 +53,20 @@ def said(text: Any, long: int = _LONG) -> str:
 def text_of(value: Any) -> str:
   """Text of a cell that may be null; Parquet gives None or NaN."""
   return value if isinstance(value, str) else ""
+
+
+def template(name: str) -> jinja2.Template:
+  """A page to fill in; whatever a model or a file said is escaped."""
+  environment = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(TEMPLATES),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
+  environment.filters |= {"said": said, "percent": percent}
+  return environment.get_template(name)
+
+
+def style() -> Markup:
+  return Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))

@@ -5,12 +5,10 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
 import pandas as pd
-from markupsafe import Markup
 
 from fmd_jax.report import pictures
-from fmd_jax.report.parts import percent, said, text_of
+from fmd_jax.report.parts import style, template, text_of
 
 EXAMPLES = 60  # questions with pictures, of each change
 _CHANGES = {
@@ -42,17 +40,8 @@ def build_replay(
   Returns:
     The path.
   """
-  templates = pathlib.Path(__file__).parent / "templates"
-  environment = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(templates),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-  )
-  environment.filters |= {"said": said, "percent": percent}
-  text = environment.get_template("replay.html").render(
-    style=Markup((templates / "style.css").read_text(encoding="utf-8")),
+  text = template("replay.html").render(
+    style=style(),
     table=table,
     facts=facts,
     sentence=sentence,

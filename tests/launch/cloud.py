@@ -33,6 +33,7 @@ if [ -f "$HOME/checkpoint" ]; then echo "goes on at step 7"; else echo "step 0";
 if [ "$attempt" = 1 ] && [ -f "$FAKE_CLOUD/die" ]; then
   if [ "$(cat "$FAKE_CLOUD/die")" = "$TPU_WORKER_ID" ]; then
     until [ "$(wc -l < "$FAKE_CLOUD/under_way")" -ge 2 ]; do sleep 0.05; done
+    trap "" TERM  # it is lost from here on
     echo "RuntimeError: out of luck" >&2
     kill -KILL $$
   fi

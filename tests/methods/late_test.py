@@ -99,7 +99,10 @@ def train_late(folder, monkeypatch, *, before=lambda step, run: None, **changes)
   monkeypatch.setattr(asking.groups, "late", watched)
   monkeypatch.setattr(groups, "_is_over", is_over)
   with data.Workers(2, 64) as workers:
-    grpo.run(Run(config, folder, "id", agent, roles, train, heldout, workers))
+    models = dict.fromkeys(("verifier", "evaluator"), "scripted")  # nothing to monitor
+    grpo.run(
+      Run(config, folder, "id", agent, roles, train, heldout, workers, models=models)
+    )
   monkeypatch.undo()
   return config
 
