@@ -214,14 +214,14 @@ def _second_turn(name: str, report: dict) -> str:
     "|---|---|---|---|---|---|---|",
   ]
   for k, row in report["second_turn"].items():
-    near = {
-      key: f"{row[key]:.3f} ({row['by_chance'][key]:.3f})"
+    cell, skill = (
+      f"{row[key]:.3f} ({row['by_chance'][key]:.3f})"
       for key in ("same_cell", "same_skill")
-    }
+    )
+    valid = f"{row['valid']:.3f} ({row['first']['valid']:.3f})"
     lines.append(
-      f"| {k} | {row['unparsed']:.4f} | {row['valid']:.3f} ({row['first']['valid']:.3f}) "
-      f"| {row['repeated']:.3f} | {near['same_cell']} | {near['same_skill']} "
-      f"| {row['n']} |"
+      f"| {k} | {row['unparsed']:.4f} | {valid} | {row['repeated']:.3f} | {cell} "
+      f"| {skill} | {row['n']} |"
     )
   return "\n".join([*lines, ""])
 

@@ -84,15 +84,13 @@ def test_the_card_holds_what_the_readme_promises():
       assert all(share >= 0.003 for share in row["planted"].values()), (name, k)
 
 
-def test_the_second_turn_parses_is_valid_and_goes_on():
+def test_the_second_turn_parses_and_is_as_valid_as_the_first():
   """As the card has it; `two_turns_test` asks a few of the shipped one itself."""
   card = json.loads((ASSETS / "card.json").read_text())
   for k, row in card["two_turns"]["second_turn"].items():
     assert row["n"] >= 600, k
     assert row["unparsed"] <= 0.02, k  # .85 of the questioner that was not taught it
-    assert row["valid"] >= 0.85, k
-    # What reads no answers goes on as often as a first turn does.
-    assert row["same_cell"] > row["first"]["same_cell"], k
+    assert row["valid"] >= max(0.85, row["first"]["valid"] - 0.03), k
 
 
 def test_the_census_is_of_the_shipped_answerer_and_tells_every_cell():
