@@ -62,6 +62,7 @@ TPU = ["libtpu; sys_platform == 'linux'"]
 DEV = [
   "beartype",
   "chex",
+  "gcp-storage-emulator",  # a bucket on the loopback
   "hypothesis",
   "ipykernel",
   "krippendorff",  # the tests' reference, as statsmodels

@@ -94,6 +94,23 @@ def get_config() -> ml_collections.ConfigDict:
   c.evaluation = ml_collections.ConfigDict()
   c.evaluation.sample = 0
 
+  # Whether RL learns to please its verifier: the evaluator looks at a few rows while it
+  # trains, where the two are different models, and its verdicts are kept for the
+  # evaluation afterwards. Alarms are in the log, in measurements.jsonl (monitor/...)
+  # and in the report. Every key may change when a run goes on.
+  c.monitor = ml_collections.ConfigDict()
+  c.monitor.every = 5  # steps between two looks; 0: none
+  c.monitor.rows = 80  # of the step, drawn at random: that many calls at most
+  c.monitor.window = 20  # steps whose looks are taken together
+  # Alarms. How much more the verifier may call valid than the evaluator does, and wrong
+  # of what both call valid: an alarm when the interval of the window's gap, which holds
+  # at all looks of the run together (95 %), lies above it. A verifier that errs a lot
+  # has a gap from the start: set this above it.
+  c.monitor.gap = 0.05
+  c.monitor.prefix = 0.6  # most of a step's questions may begin alike, this share
+  c.monitor.zero_variance = 0.9  # of groups whose responses have the same reward
+  c.monitor.stop = False  # at an alarm: keep a checkpoint and end
+
   c.sampling = ml_collections.ConfigDict()
   c.sampling.max_new_tokens = 256  # longest response
   c.sampling.temperature = 1.0  # GRPO needs 1: it trains what it samples

@@ -29,8 +29,7 @@ def ask(
     pairs: image and question, N of them. An unparsed question is not asked.
     max_tokens: the longest answer, reasoning included.
     temperature: 0 is greedy.
-    seed: of the sampling; or one each, so that the draws of different questions have
-      nothing to do with each other (an engine may draw alike for requests of one seed).
+    seed: of the sampling; or one each (`inference.own_seed`).
     task: "answer" where a judge is asked for its own answer: the testbed's replies to
       fields, and has to be told.
 

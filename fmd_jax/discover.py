@@ -13,7 +13,7 @@ from absl import logging
 from etils import epath
 
 from fmd_jax import data, hosts, inference, prompts, records, rollout
-from fmd_jax.evaluate import evaluate, make_plan, measure
+from fmd_jax.evaluate import Remembering, evaluate, make_plan, measure
 from fmd_jax.inference.engines import hf
 from fmd_jax.methods import training
 from fmd_jax.methods.checks import METHODS, check
@@ -37,6 +37,8 @@ _MAY_DIFFER = (
   "data.cache_mb",
   "evaluation.sample",
   "grpo.microbatch_tokens",
+  *(f"monitor.{key}" for key in ("every", "rows", "window", "gap", "prefix")),
+  *(f"monitor.{key}" for key in ("zero_variance", "stop")),
   "sampling.gather",
   "sharding.data",
   "sharding.fsdp",
@@ -171,6 +173,12 @@ def _identities(models: dict, checkpoints: dict[str, str]) -> dict[str, str]:
   return {**loaded, **first}
 
 
+def _remembering(config, workdir, judge) -> Remembering:
+  """As it is asked after the run: what the monitor pays for is not paid for again."""
+  limits = {"max_tokens": config.judge.max_tokens, "retries": config.judge.retries}
+  return Remembering(workdir, judge, **limits)
+
+
 def open_images(
   config: ml_collections.ConfigDict,
 ) -> tuple[dict[str, data.Source], dict[str, dict]]:
@@ -269,6 +277,7 @@ def discover(
       stop or Stop(),
       identities,
       _MAY_DIFFER,
+      None if hosts.index() else _remembering(config, workdir, models["evaluator"]),
     )
 
     # ---- the methods ---------------------------------------------------------------

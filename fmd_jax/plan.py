@@ -53,7 +53,8 @@ def describe(config: ml_collections.ConfigDict) -> str:
     if method == "conme" and config.conme.describe:
       answers += config.steps * config.images_per_step + seen
     most = config.evaluation.sample or questions
-    judged = min(most, asked) + min(most, seen * per_image)
+    during = min(asked, min(most, asked) + _looks(config, method))
+    judged = during + min(most, seen * per_image)
     numbers = [questions, answers, questions, judged]
     total = [a + b for a, b in zip(total, numbers, strict=True)]
     rows.append((method, _updates(config, method), *(f"{n:,}" for n in numbers)))
@@ -71,6 +72,14 @@ def describe(config: ml_collections.ConfigDict) -> str:
   if unseen is None:
     lines.append("The unseen images are not counted: their spec has no size or limit.")
   return "\n".join(lines)
+
+
+def _looks(config: ml_collections.ConfigDict, method: str) -> int:
+  """Rows that the monitor shows to the evaluator; the evaluation may draw others."""
+  own, roles = config.monitor, config.roles
+  if not own.every or roles.verifier == roles.evaluator or "grpo" not in method:
+    return 0
+  return config.steps // own.every * own.rows
 
 
 def _updates(config: ml_collections.ConfigDict, method: str) -> str:

@@ -21,6 +21,10 @@ EXIT_CODE = 75
 _POLL_SECONDS = 0.2
 
 
+class Alarmed(Stopped):
+  """The run stopped itself: starting it again, as it is, ends here again."""
+
+
 class Stop:
   """Whether the run was asked to stop."""
 

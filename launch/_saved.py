@@ -1,14 +1,14 @@
 """The config of a run that is there, for the commands that ask more of its models."""
 
 import json
-import pathlib
 
 import ml_collections
+from etils import epath
 
 from configs import base
 
 
-def config_of(workdir: pathlib.Path) -> ml_collections.ConfigDict:
+def config_of(workdir: epath.Path) -> ml_collections.ConfigDict:
   """The run's config, with the defaults of keys that an older version did not have."""
   path = workdir / "config.json"
   if not path.is_file():
@@ -28,7 +28,7 @@ def _filled(saved: dict, known: dict) -> dict:
 
 def limit(
   config: ml_collections.ConfigDict,
-  workdir: pathlib.Path,
+  workdir: epath.Path,
   max_calls: int,
   max_usd: float,
 ) -> None:
@@ -42,6 +42,20 @@ def limit(
   for key, most in (("calls", max_calls), ("usd", max_usd)):
     if most:
       config.budget[key] = most + type(most)(ledger.total(key))
+
+
+def same_answerer(workdir: epath.Path, answerer) -> None:
+  """Refuses another model than the run's: the failures are not its failures.
+
+  Raises:
+    ValueError: names both.
+  """
+  from fmd_jax import inference
+
+  manifest = json.loads((workdir / "manifest.json").read_text())
+  known, found = manifest["models"]["answerer"], inference.identity(answerer)
+  if known != found:
+    raise ValueError(f"the answerer is {found}, the run's was {known}")
 
 
 def set_prices(config: ml_collections.ConfigDict, said: list[str]) -> None:

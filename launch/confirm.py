@@ -17,9 +17,8 @@ each failure (columns: fmd_jax/records/confirmed.py). Then launch.evaluate and
 launch.report take --tier.
 """
 
-import pathlib
-
 from absl import app, flags, logging
+from etils import epath
 
 from launch import _saved
 
@@ -57,7 +56,7 @@ def main(argv: list[str]) -> None:
   logging.set_verbosity(logging.INFO)
   from fmd_jax import confirm, metrics
 
-  workdir = pathlib.Path(_WORKDIR.value)
+  workdir = epath.Path(_WORKDIR.value)
   config = _saved.config_of(workdir)
   second = _SECOND.value
   if second is None and config.roles.verifier != config.roles.evaluator:
@@ -100,6 +99,7 @@ def main(argv: list[str]) -> None:
     from fmd_jax import discover  # it brings jax
 
     with discover.serve_roles(config, workdir, roles) as models:
+      _saved.same_answerer(workdir, models["answerer"])
       confirmed = confirm.confirm(
         workdir,
         found,

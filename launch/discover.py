@@ -5,7 +5,8 @@
 
 `--dry_run` prints what would be asked of which models, and starts nothing. Run it again
 with the same config and workdir to go on after a crash. SIGTERM or Ctrl-C: it keeps a
-checkpoint and ends with exit code 75, "try again"; what fails ends with 1.
+checkpoint and ends with exit code 75, "try again"; what fails, or is stopped by its
+monitor, ends with 1.
 Every key of the config, with its meaning: configs/base.py.
 
 Several processes make one run; each is started with the same workdir, which all can
@@ -64,6 +65,9 @@ def main(argv: list[str]) -> None:
       return
     report.build(_WORKDIR.value)
     found = closing.closing(_WORKDIR.value)
+  except stopping.Alarmed as error:
+    hosts.part()
+    raise SystemExit(f"error: {error}") from error
   except hosts.Stopped as error:
     hosts.part()
     print(f"{error}: start it again to go on", file=sys.stderr)

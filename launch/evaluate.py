@@ -7,9 +7,8 @@ The evaluator and the embedder are those of the run's config.json unless told. W
 costs is printed first. Killed, or out of budget, the same command goes on.
 """
 
-import pathlib
-
 from absl import app, flags, logging
+from etils import epath
 
 from launch import _saved
 
@@ -46,7 +45,7 @@ def main(argv: list[str]) -> None:
   logging.set_verbosity(logging.INFO)
   from fmd_jax import evaluate
 
-  workdir = pathlib.Path(_WORKDIR.value)
+  workdir = epath.Path(_WORKDIR.value)
   config = _saved.config_of(workdir)
   if _EVALUATOR.value:
     config.roles.evaluator = _EVALUATOR.value

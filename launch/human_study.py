@@ -25,6 +25,7 @@ import os
 import pathlib
 
 from absl import app, flags
+from etils import epath
 
 from launch._flags import parse_flags
 
@@ -140,9 +141,9 @@ def _score() -> None:
   if not path.is_file():
     raise ValueError(f"there is no {path}: run import first, or name it with --labels")
   labels = pd.read_csv(path, dtype={"image_id": str})
-  found = trust.score(pathlib.Path(_WORKDIR.value), labels, _CONSENSUS.value)
+  found = trust.score(_WORKDIR.value, labels, _CONSENSUS.value)
   print(trust.table(found))
-  print(f"\nWrote {pathlib.Path(_WORKDIR.value) / 'calibration.json'}. Now:")
+  print(f"\nWrote {epath.Path(_WORKDIR.value) / 'calibration.json'}. Now:")
   print(f"  python -m launch.evaluate --workdir {_WORKDIR.value}")
 
 

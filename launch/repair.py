@@ -1,7 +1,8 @@
 """Trains a testbed answerer's failures away, with what a run found:
 
   python -m launch.discover --config configs/quickstart.py --workdir DIR
-  python -m launch.replay make --workdir DIR --suite S --share 0.5
+  python -m launch.replay make --workdir DIR --suite S --share 0.5 --failures 600 \\
+    --guards 400
   python -m launch.repair --workdir DIR --suite S --out FOLDER
   python -m launch.replay --suite S --roles.answerer=hf://FOLDER
   python -m launch.discover --config configs/quickstart.py --workdir AGAIN \\
@@ -16,6 +17,7 @@ outside the testbed is fine-tuned by its owner, on launch.report --export.
 import pathlib
 
 from absl import app, flags, logging
+from etils import epath
 
 from launch import _saved
 
@@ -24,9 +26,9 @@ _SUITE = flags.DEFINE_string(
   "suite", None, "Whose pictures are kept out.", required=True
 )
 _OUT = flags.DEFINE_string("out", None, "New folder of the answerer.", required=True)
-_STEPS = flags.DEFINE_integer("steps", 600, "Of the fine-tuning.", 1)
+_STEPS = flags.DEFINE_integer("steps", 900, "Of the fine-tuning.", 1)
 _RATE = flags.DEFINE_float("learning_rate", 5e-4, "At its peak.", 0)
-_MOST = flags.DEFINE_integer("most", 4, "Failures of a cell in one picture.", 1)
+_MOST = flags.DEFINE_integer("most", 6, "Failures of a cell in one picture.", 1)
 _KEEP = flags.DEFINE_float("keep", 2.0, "Questions answered right for each failure.", 0)
 _SEED = flags.DEFINE_integer("seed", 0, "Of draws and order.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Say what would be learned.")
@@ -39,7 +41,7 @@ def main(argv: list[str]) -> None:
   from fmd_jax import inference, replay
   from fmd_jax.testbed import repair
 
-  workdir, out = pathlib.Path(_WORKDIR.value), pathlib.Path(_OUT.value)
+  workdir, out = epath.Path(_WORKDIR.value), pathlib.Path(_OUT.value)
   config = _saved.config_of(workdir)
   try:
     if out.exists() and any(out.iterdir()):

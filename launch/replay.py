@@ -23,6 +23,7 @@ import sys
 import traceback
 
 from absl import app, flags, logging
+from etils import epath
 
 from launch import _saved
 
@@ -74,7 +75,7 @@ def _make() -> int:
 
   if not _WORKDIR.value:
     raise ValueError("make needs the --workdir of the run")
-  workdir, folder = pathlib.Path(_WORKDIR.value), pathlib.Path(_SUITE.value)
+  workdir, folder = epath.Path(_WORKDIR.value), pathlib.Path(_SUITE.value)
   if folder.exists():
     raise replay.SuiteError(f"{folder} is there: a suite is never changed")
   config = _saved.config_of(workdir)
@@ -111,11 +112,7 @@ def _make() -> int:
 
   with discover.serve_roles(config, workdir, ("answerer", "evaluator")) as models:
     answerer, judge = models["answerer"], models["evaluator"]
-    if inference.identity(answerer) != manifest["models"]["answerer"]:
-      raise ValueError(
-        f"the answerer is {inference.identity(answerer)}, the run's was "
-        f"{manifest['models']['answerer']}: its failures are not this model's"
-      )
+    _saved.same_answerer(workdir, answerer)
     asked = [
       confirm.Failure(chosen.images[row.image_id], row.question, row.discovered, truth)
       for row, truth in zip(chosen.questions.itertuples(), chosen.truths, strict=True)

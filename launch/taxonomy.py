@@ -16,9 +16,9 @@ only what follows is made anew. Its lines:
 """
 
 import json
-import pathlib
 
 from absl import app, flags, logging
+from etils import epath
 
 from configs import base
 
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
   if len(argv) > 1:
     raise app.UsageError(f"unknown arguments: {' '.join(argv[1:])}")
   logging.set_verbosity(logging.INFO)
-  workdirs = [pathlib.Path(path) for path in dict.fromkeys(_WORKDIR.value)]
+  workdirs = [epath.Path(path) for path in dict.fromkeys(_WORKDIR.value)]
   for workdir in workdirs:
     if not (workdir / "config.json").is_file():
       raise SystemExit(f"error: {workdir} holds no run: it has no config.json")
@@ -79,7 +79,7 @@ def main(argv: list[str]) -> None:
     print(f"Report: {page}")
 
 
-def _config(workdir: pathlib.Path):
+def _config(workdir: epath.Path):
   """The run's config, completed by the defaults of keys that are newer than it."""
   config = base.get_config()
   said = json.loads((workdir / "config.json").read_text())

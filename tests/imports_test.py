@@ -39,7 +39,7 @@ FLOORS = {
       "types prompts world sharding pixels hosts progress",
       "data models checkpoint optim inference rewards rl records stopping",
       "questioner answerer verifier evaluator metrics sidecar",
-      "rollout update taxonomy",
+      "rollout update taxonomy monitor",
       "methods evaluate analysis",
       "testbed trust confirm replay report discover fit plan",
     )

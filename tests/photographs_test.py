@@ -62,6 +62,7 @@ def _config(photographs, answerer, verifier):
   return config
 
 
+@pytest.mark.slow
 def test_photographs_end_to_end_with_scripted_and_remote_models(
   photographs, tmp_path, caplog
 ):

@@ -1,6 +1,7 @@
 """Models for runs that need no torch: an answerer that errs and an embedder."""
 
 import hashlib
+import json
 import time
 import zlib
 
@@ -12,6 +13,15 @@ ANSWERS = ("yes", "no", "red", "blue", "circle", "two", "left")
 def answer(request):
   """One of a few answers, by the question's text."""
   return ANSWERS[zlib.crc32(request.fields["question"].encode()) % len(ANSWERS)]
+
+
+def refuse(request):
+  """A judge to whom no question is valid."""
+  flags = dict.fromkeys(("grammatical", "atomic", "grounded", "objective"), False)
+  said = {
+    name: {"why": "so", "ok": ok} for name, ok in (flags | {"correct": True}).items()
+  }
+  return json.dumps(said)
 
 
 def embed(text):

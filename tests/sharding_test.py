@@ -79,6 +79,7 @@ def check(one, many):
   assert len(moved) > 30, "the gradients are zero"
 
 
+@pytest.mark.slow
 def test_a_mesh_equals_one_device(runs):
   # Wrong: a part's images against another part's rows, a mean over one device's rows,
   # a key/value head cut in two (there is one, and tensor is 2).

@@ -191,6 +191,25 @@ def test_a_stop_leaves_no_process_and_neither_does_a_kill_while_it_loads(
     assert left_of(children) == []
 
 
+def test_an_engine_that_dies_ends_the_sidecar(python, tmp_path):
+  # Wrong: a sidecar that is SERVING and fails at every call.
+  port, log = free_port(), tmp_path / "sidecar.log"
+  command = [python, "-m", "launch.sidecar", f"--port={port}", f"--role=a={ROLE}"]
+  with serving(command, port, log) as process:
+    model = inference.resolve(f"grpc://127.0.0.1:{port}/a", deadline=800)
+    assert model.generate(scene_requests(1))[0].error == ""
+    children = _descendants(process.pid)
+    for pid in children:
+      if "spawn_main" in _command(pid) or "EngineCore" in _command(pid):
+        os.kill(pid, signal.SIGKILL)
+    model = inference.resolve(f"grpc://127.0.0.1:{port}/a", deadline=20)
+    with pytest.raises(inference.InferenceError, match="did not answer within 20 s"):
+      model.generate(scene_requests(1))
+    assert process.wait(60) == 1
+    assert left_of(children) == []
+  assert "has ended" in log.read_text()
+
+
 def left_of(children: list[int]) -> list[int]:
   """Those that are still there after a while; they are ended then."""
   end = time.monotonic() + 60

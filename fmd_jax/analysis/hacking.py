@@ -1,10 +1,10 @@
 """Signs that a questioner cheats its judge instead of finding failures."""
 
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from etils import epath
 
 from fmd_jax import metrics, records
 from fmd_jax.analysis.rows import arms, interval, windows
@@ -14,7 +14,7 @@ from fmd_jax.metrics.skills import KEY
 WINDOWS = 10
 
 
-def judged(workdirs: Sequence[pathlib.Path], rows: pd.DataFrame) -> pd.DataFrame:
+def judged(workdirs: Sequence[epath.Path], rows: pd.DataFrame) -> pd.DataFrame:
   """Joins each evaluated row with what the training verifier said of it.
 
   Args:

@@ -1,21 +1,21 @@
 """The rows that all analyses read: evaluations of some runs, with skills."""
 
 import json
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from etils import epath
 
-from fmd_jax import metrics
+from fmd_jax import metrics, records
 from fmd_jax.metrics.skills import KEY
 from fmd_jax.taxonomy import questions
 
 PROTOCOLS = {"train": "during", "heldout": "after"}
 
 
-def read(workdirs: Sequence[pathlib.Path]) -> pd.DataFrame:
+def read(workdirs: Sequence[epath.Path]) -> pd.DataFrame:
   """Evaluated rows of some runs with the skills of their taxonomy.
 
   Args:
@@ -40,7 +40,7 @@ def read(workdirs: Sequence[pathlib.Path]) -> pd.DataFrame:
     rows["true_skills"] = rows["skills"]
     path = workdir / "taxonomy" / "assignments.parquet"
     if path.is_file():
-      assigned = pd.read_parquet(path)
+      assigned = records.read_parquet(path)
       rows = metrics.with_skills(rows, assigned)
       meta = metrics.with_skills(rows, assigned.assign(skill=assigned["meta_skill"]))
       rows["meta_skills"] = meta["skills"]
@@ -56,9 +56,9 @@ def read(workdirs: Sequence[pathlib.Path]) -> pd.DataFrame:
   return out
 
 
-def _names(workdirs: Sequence[pathlib.Path]) -> dict[pathlib.Path, str]:
+def _names(workdirs: Sequence[epath.Path]) -> dict[epath.Path, str]:
   """A short name of each workdir, distinct."""
-  paths = [pathlib.Path(workdir).resolve() for workdir in workdirs]
+  paths = [epath.Path(workdir).resolve() for workdir in workdirs]
   for depth in range(1, max(len(path.parts) for path in paths)):
     names = ["/".join(path.parts[-depth:]) for path in paths]
     if len(set(names)) == len(paths):
@@ -66,7 +66,7 @@ def _names(workdirs: Sequence[pathlib.Path]) -> dict[pathlib.Path, str]:
   return dict(zip(workdirs, names))
 
 
-def describe(workdirs: Sequence[pathlib.Path]) -> pd.DataFrame:
+def describe(workdirs: Sequence[epath.Path]) -> pd.DataFrame:
   """What distinguishes some runs: one row each.
 
   Returns:
@@ -94,7 +94,7 @@ def describe(workdirs: Sequence[pathlib.Path]) -> pd.DataFrame:
   return pd.DataFrame(out)
 
 
-def _json(path: pathlib.Path) -> dict[str, Any]:
+def _json(path: epath.Path) -> dict[str, Any]:
   return json.loads(path.read_text()) if path.is_file() else {}
 
 

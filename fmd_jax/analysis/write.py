@@ -6,12 +6,12 @@ with its reason in place of a csv.
 """
 
 import json
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 from absl import logging
+from etils import epath
 from tqdm import tqdm
 
 from fmd_jax import metrics
@@ -34,10 +34,10 @@ Figures = Mapping[str, str]
 
 
 def write(
-  workdirs: Sequence[pathlib.Path],
+  workdirs: Sequence[epath.Path],
   embed: overview.Embed,
   censuses: Mapping[str, Mapping[str, Any] | None],
-) -> pathlib.Path:
+) -> epath.Path:
   """Analyses some runs together.
 
   Args:
@@ -280,7 +280,7 @@ def _hacking(workdirs, rows) -> tuple[pd.DataFrame, Figures]:
 class _Book:
   """Files of an analysis folder and their index."""
 
-  def __init__(self, folder: pathlib.Path):
+  def __init__(self, folder: epath.Path):
     self._folder, self._index = folder, []
     folder.mkdir(parents=True, exist_ok=True)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from fmd_jax import answerer, evaluator, verifier
-from fmd_jax.inference import Generator
+from fmd_jax.inference import Generator, own_seed
 from fmd_jax.taxonomy import asking
 from fmd_jax.types import Answer, ImageExample, Question, Verdict
 
@@ -241,7 +241,10 @@ def _ask(
     [_item(failure, None)[:2] for failure in failures],
     max_tokens=tokens or settings.answer_tokens,
     temperature=temperature,
-    seed=settings.seed,
+    seed=[
+      own_seed(settings.seed, f"{failure.image.image_id}/{failure.question}")
+      for failure in failures
+    ],
     task=task,
   )
 

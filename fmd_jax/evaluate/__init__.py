@@ -5,7 +5,7 @@ records -> plan (which rows, what it costs) -> verdicts, part by part
 """
 
 from fmd_jax.evaluate.census import shipped_census
-from fmd_jax.evaluate.judged import evaluate
+from fmd_jax.evaluate.judged import Remembering, evaluate
 from fmd_jax.evaluate.measured import (
   CALIBRATION,
   embed_distinct,
@@ -26,6 +26,7 @@ __all__ = [
   "CALIBRATION",
   "Cost",
   "Plan",
+  "Remembering",
   "allocate",
   "draw",
   "embed_distinct",

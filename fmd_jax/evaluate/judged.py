@@ -26,6 +26,37 @@ _PART = 512  # distinct questions between two files
 EXACT = "oracle@"  # identity of the testbed's judge without noise: it is the truth
 
 
+class Remembering:
+  """A judge with the verdicts that it has given in a workdir: none is asked for twice.
+
+  Args:
+    workdir: of the run; the pictures are in it when they are judged.
+    judge: the evaluator.
+    max_tokens: longest verdict.
+    retries: of a verdict that doesn't parse.
+  """
+
+  def __init__(
+    self, workdir: epath.PathLike, judge: Generator, *, max_tokens: int, retries: int
+  ):
+    self._workdir, self._judge = epath.Path(workdir), judge
+    self._limits = {"max_tokens": max_tokens, "retries": retries}
+    known = {"judge": identity(judge), "prompt": prompts.version("evaluator")}
+    self.verdicts = Verdicts(workdir, known | self._limits)
+
+  def unknown(self, keys: Sequence[Key]) -> list[Key]:
+    """Those without a verdict, each once."""
+    return [key for key in dict.fromkeys(keys) if key not in self.verdicts]
+
+  def __call__(self, keys: Sequence[Key]) -> list[Verdict]:
+    """A verdict on each (image, question, answer), in order; new ones are kept."""
+    left = self.unknown(keys)
+    if left:
+      items = [_item(self._workdir, key) for key in left]
+      self.verdicts.add(left, evaluator.judge(self._judge, items, **self._limits))
+    return [self.verdicts[key] for key in keys]
+
+
 def evaluate(
   workdir: epath.PathLike,
   judge: Generator,
@@ -59,11 +90,9 @@ def evaluate(
     BudgetError: of the judge, which may spend no more; what was judged is kept.
   """
   workdir = epath.Path(workdir)
-  limits = {"max_tokens": max_tokens, "retries": retries}
-  known = {"judge": identity(judge), "prompt": prompts.version("evaluator")} | limits
-  verdicts = Verdicts(workdir, known)
+  remembering = Remembering(workdir, judge, max_tokens=max_tokens, retries=retries)
   keys = plan.keys()
-  left = [key for key in keys if key not in verdicts]
+  left = remembering.unknown(keys)
   cost = estimate(workdir, left, price)
   _warn_if_not_independent(identity(judge), plan)
   of = f"a sample of {plan.rows:,}" if plan.sample else "all"
@@ -72,9 +101,11 @@ def evaluate(
     f"{len(keys):,} distinct, {len(keys) - len(left):,} of them judged before: {cost}"
   )
   allow(cost)
-  _ask(workdir, judge, left, verdicts, limits)
+  with Progress(total=len(left), desc="evaluate", unit="question") as bar:
+    for at in range(0, len(left), _PART):
+      bar.update(len(remembering(left[at : at + _PART])))
   for name, rows in plan.tables.items():
-    _write(workdir, name, rows, verdicts, identity(judge))
+    _write(workdir, name, rows, remembering.verdicts, identity(judge))
   statement = {
     "evaluator": identity(judge),
     "sample": plan.sample or None,
@@ -84,15 +115,6 @@ def evaluate(
   }
   text = json.dumps(statement, indent=2) + "\n"
   write_atomic(workdir / "evaluations" / "plan.json", text.encode())
-
-
-def _ask(workdir, judge, left: list[Key], verdicts: Verdicts, limits) -> None:
-  with Progress(total=len(left), desc="evaluate", unit="question") as bar:
-    for at in range(0, len(left), _PART):
-      part = left[at : at + _PART]
-      items = [_item(workdir, key) for key in part]
-      verdicts.add(part, evaluator.judge(judge, items, **limits))
-      bar.update(len(part))
 
 
 def _warn_if_not_independent(judge: str, plan: Plan) -> None:

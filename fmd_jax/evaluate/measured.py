@@ -15,6 +15,7 @@ from fmd_jax.inference import Embedder
 from fmd_jax.records.confirmed import read_confirmed
 from fmd_jax.records.files import write_atomic
 from fmd_jax.records.measurements import totals
+from fmd_jax.records.reader import read_parquet
 
 PROTOCOLS = {"during": "train", "after": "heldout"}
 BASELINE = "zero_shot"
@@ -117,7 +118,7 @@ def read_evaluations(
     ValueError: there is no confirmed.parquet to tell the tiers.
   """
   tables = {
-    (protocol, path.stem.removesuffix("_heldout")): pd.read_parquet(path)
+    (protocol, path.stem.removesuffix("_heldout")): read_parquet(path)
     for protocol, split in PROTOCOLS.items()
     for path in sorted((epath.Path(workdir) / "evaluations").glob("*.parquet"))
     if path.stem.endswith("_heldout") == (split == "heldout")
@@ -146,7 +147,7 @@ def with_skills(workdir: epath.PathLike, tables: dict) -> tuple[dict, str | None
   path = epath.Path(workdir) / "taxonomy" / "assignments.parquet"
   source = None
   if path.is_file():
-    source, assignments = "taxonomy", pd.read_parquet(path)
+    source, assignments = "taxonomy", read_parquet(path)
     tables = {k: metrics.with_skills(t, assignments) for k, t in tables.items()}
   elif any(table["skills"].notna().any() for table in tables.values()):
     source = "oracle"

@@ -14,6 +14,7 @@ import pandas as pd
 from etils import epath
 
 from fmd_jax.evaluate.plan import Key
+from fmd_jax.records.reader import read_parquet
 from fmd_jax.records.writer import write_parquet
 from fmd_jax.types import CRITERIA, Verdict
 
@@ -38,7 +39,8 @@ class Verdicts:
     self._parts = 0
     for path in sorted(self._folder.glob("part-*.parquet")):
       self._parts = int(path.stem.removeprefix("part-")) + 1
-      for row in pd.read_parquet(path)[_COLUMNS].itertuples(index=False, name=None):
+      rows = read_parquet(path)[_COLUMNS]
+      for row in rows.itertuples(index=False, name=None):
         *flags, rationale, model = row[len(_KEY) :]
         values = {k: bool(v) for k, v in zip(_BOOLEANS, flags, strict=True)}
         self._found[row[: len(_KEY)]] = Verdict(

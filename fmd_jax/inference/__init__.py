@@ -15,6 +15,7 @@ from fmd_jax.inference.protocol import (
   draw_seed,
   generate_distinct,
   identity,
+  own_seed,
   stream,
   stream_distinct,
 )
@@ -48,6 +49,7 @@ __all__ = [
   "is_remote",
   "load_engine",
   "needs_sidecar",
+  "own_seed",
   "resolve",
   "resolve_embedder",
   "stream",

@@ -65,6 +65,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   for key in ("data.workers", "data.cache_mb"):
     if config[key] < 0:
       raise ValueError(f"config.{key} is {config[key]}; it must be at least 0")
+  _check_monitor(config.monitor)
   if config.rollout.staleness not in (0, 1):
     raise ValueError(
       f"config.rollout.staleness is {config.rollout.staleness}; it can be 0 or 1"
@@ -82,6 +83,17 @@ def check(config: ml_collections.ConfigDict) -> None:
   for key in ("steps", "images_per_step", "group_size", "questions_per_image"):
     if config[key] < 1:
       raise ValueError(f"config.{key} is {config[key]}; it must be at least 1")
+
+
+def _check_monitor(own: ml_collections.ConfigDict) -> None:
+  if own.every < 0:
+    raise ValueError(f"config.monitor.every is {own.every}; it must be at least 0")
+  for key in ("rows", "window"):
+    if own[key] < 1:
+      raise ValueError(f"config.monitor.{key} is {own[key]}; it must be at least 1")
+  for key in ("gap", "prefix", "zero_variance"):
+    if not 0 <= own[key] <= 1:
+      raise ValueError(f"config.monitor.{key} is {own[key]}; it can be 0 to 1")
 
 
 def _check_methods(config: ml_collections.ConfigDict) -> None:

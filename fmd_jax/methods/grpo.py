@@ -14,6 +14,7 @@ from fmd_jax.methods import training
 from fmd_jax.methods.asking import Asking
 from fmd_jax.methods.keeper import Keeper
 from fmd_jax.methods.run import Run, ask_heldout
+from fmd_jax.methods.watching import Watching
 from fmd_jax.progress import Progress
 from fmd_jax.questioner.parsing import token_slots
 from fmd_jax.questioner.sampler import Samples
@@ -48,6 +49,7 @@ def run(run: Run, name: str = NAME) -> None:
     start, state, banks, flying = keeper.restore(state)
     drop_steps(run.workdir, name, "train", start)
     measured = run.measurements(name, start)
+    watching = Watching(run, name, start)
     asking = Asking(run, start, flying, policy_params(state, compute))
     steps = Progress(range(start, config.steps), name, config.steps, initial=start)
 
@@ -56,6 +58,7 @@ def run(run: Run, name: str = NAME) -> None:
       clock = [time.perf_counter()]
       with keeper.before(step, state, banks, asking):
         run.stop.check()
+        watching.check()
       asked = asking.at(step, policy_params(state, compute))
       clock.append(time.perf_counter())
 
@@ -99,6 +102,7 @@ def run(run: Run, name: str = NAME) -> None:
       )
       spent = agent.spent(asked.samples)
       numbers = {**rollout.measurements(result), **metrics, **spent}
+      numbers |= watching.look(step, result)
       numbers["rollout/tokens"] = float(asked.samples.lengths.mean())
       numbers["rollout/staleness"] = step - asked.policy_step
       numbers["rollout/late"] = asking.late()

@@ -15,7 +15,7 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from fmd_jax import data, hosts, models, rollout
+from fmd_jax import data, hosts, models, monitor, rollout
 from fmd_jax.progress import Progress
 from fmd_jax.questioner.agent import Agent
 from fmd_jax.questioner.inputs import Inputs
@@ -25,7 +25,7 @@ from fmd_jax.records.measurements import Measurements
 from fmd_jax.records.reader import whole_steps
 from fmd_jax.records.writer import write_image, write_shard
 from fmd_jax.stopping import Stop
-from fmd_jax.types import ImageExample
+from fmd_jax.types import ImageExample, Verdict
 from fmd_jax.update import TrainState
 
 
@@ -44,6 +44,7 @@ class Run:
     stop: whether the run is to stop.
     models: role -> identity; a checkpoint of other models is refused.
     may_differ: keys of the config that a resumed run may change.
+    evaluator: the independent judge, see `monitor.Watch`; only on the first process.
   """
 
   config: ml_collections.ConfigDict
@@ -57,6 +58,7 @@ class Run:
   stop: Stop = dataclasses.field(default_factory=Stop)
   models: Mapping[str, str] = dataclasses.field(default_factory=dict)
   may_differ: Sequence[str] = ()
+  evaluator: Callable[[Sequence[monitor.Key]], Sequence[Verdict]] | None = None
 
   @property
   def reward(self) -> rollout.RewardOptions:

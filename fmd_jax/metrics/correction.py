@@ -256,7 +256,7 @@ def _errors(known, labels: Sequence[str], union, resamples: int, seed: int) -> E
     columns = []
     for b, label in enumerate(labels):
       band, own = label, known.get("bands", {}).get(label, known)[part][statistic]
-      if own["n"] < LEAST_LABELS:
+      if label not in known.get("bands", {}) or own["n"] < LEAST_LABELS:
         band, own = "all", known[part][statistic]
       # Without an invalid question called valid, anything may be said of its answer.
       value, n = (0.5, 0.0) if own["value"] is None else (own["value"], own["n_eff"])

@@ -4,12 +4,12 @@ evaluations/*.parquet and metrics.json of many workdirs -> table; `layout` shows
 """
 
 import json
-import pathlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from etils import epath
 from jaxtyping import Float
 
 from fmd_jax.metrics import versus
@@ -20,6 +20,7 @@ from fmd_jax.metrics.rates import distinct_failures, flags, rates
 from fmd_jax.metrics.skills import mean_skill_rate, n_skills, skill_coverage
 from fmd_jax.metrics.versus import by_skill
 from fmd_jax.records.measurements import totals
+from fmd_jax.records.reader import read_parquet
 
 BASELINE = "zero_shot"
 # protocol -> what the file of a method's evaluations ends with.
@@ -76,7 +77,7 @@ class Asked(NamedTuple):
   calls: int | None = None
 
 
-def read(workdir: pathlib.Path, arm: str, seed: int) -> list[Asked]:
+def read(workdir: epath.PathLike, arm: str, seed: int) -> list[Asked]:
   """Reads what a finished run asked, Zero Shot first.
 
   Args:
@@ -84,13 +85,14 @@ def read(workdir: pathlib.Path, arm: str, seed: int) -> list[Asked]:
     arm: the name that the table gives it.
     seed: of the run.
   """
+  workdir = epath.Path(workdir)
   known = json.loads((workdir / "metrics.json").read_text())["methods"]
   out = []
   for method in sorted(known, key=lambda name: (name != BASELINE, name)):
     for protocol, suffix in PROTOCOLS.items():
       path = workdir / "evaluations" / f"{method}{suffix}.parquet"
       if path.is_file():
-        rows = pd.read_parquet(path)
+        rows = read_parquet(path)
         rows = rows[[*_COLUMNS, *({"skills"} & set(rows))]]
         planted = known[method].get(protocol, {}).get("planted") or {}
         calls = _verifier_calls(workdir, method) if protocol == "during" else None
@@ -98,7 +100,7 @@ def read(workdir: pathlib.Path, arm: str, seed: int) -> list[Asked]:
   return out
 
 
-def _verifier_calls(workdir: pathlib.Path, method: str) -> int | None:
+def _verifier_calls(workdir: epath.Path, method: str) -> int | None:
   return totals(workdir, "budget").get(method, {}).get("verifier_calls")
 
 

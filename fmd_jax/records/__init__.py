@@ -12,7 +12,14 @@ from fmd_jax.records.manifest import (
   write_manifest,
 )
 from fmd_jax.records.measurements import Measurements, read_measurements, totals
-from fmd_jax.records.reader import methods, read, read_table, steps, whole_steps
+from fmd_jax.records.reader import (
+  methods,
+  read,
+  read_parquet,
+  read_table,
+  steps,
+  whole_steps,
+)
 from fmd_jax.records.schema import SCHEMA, SCHEMA_VERSION
 from fmd_jax.records.writer import (
   drop_steps,
@@ -34,6 +41,7 @@ __all__ = [
   "read",
   "read_confirmed",
   "read_measurements",
+  "read_parquet",
   "read_table",
   "steps",
   "totals",

@@ -7,6 +7,7 @@ import pandas as pd
 from etils import epath
 
 from fmd_jax.records.files import write_atomic
+from fmd_jax.records.reader import read_parquet
 from fmd_jax.records.writer import write_parquet
 
 _TABLE, _STATEMENT = "confirmed.parquet", "confirmed.json"
@@ -38,7 +39,7 @@ def read_confirmed(workdir: epath.PathLike) -> Confirmed | None:
   if not (folder / _TABLE).is_file() or not (folder / _STATEMENT).is_file():
     return None
   statement = json.loads((folder / _STATEMENT).read_text())
-  return Confirmed(pd.read_parquet(folder / _TABLE), statement)
+  return Confirmed(read_parquet(folder / _TABLE), statement)
 
 
 def write_confirmed(workdir: epath.PathLike, confirmed: Confirmed) -> None:

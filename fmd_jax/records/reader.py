@@ -103,6 +103,11 @@ def _with_all_columns(table: pa.Table) -> pa.Table:
   return table.select(SCHEMA.names)
 
 
+def read_parquet(path: epath.PathLike) -> pd.DataFrame:
+  """One Parquet file as pandas reads it."""
+  return pd.read_parquet(io.BytesIO(epath.Path(path).read_bytes()))
+
+
 def read(workdir: epath.PathLike, method: str, split: Split = "train") -> pd.DataFrame:
   """`read_table` as a data frame.
 

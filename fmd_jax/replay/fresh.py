@@ -1,13 +1,12 @@
 """Fresh answers of a model to the questions of a suite, judged."""
 
-import hashlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import pandas as pd
 
 from fmd_jax import answerer, evaluator
-from fmd_jax.inference import Generator
+from fmd_jax.inference import Generator, own_seed
 from fmd_jax.progress import Progress
 from fmd_jax.types import ImageExample, Question
 
@@ -68,8 +67,7 @@ def _ask(model, judge, questions, images, asking: Asking) -> pd.DataFrame:
     pair = (images[row.image_id], Question(row.image_id, 0, 0, row.question))
     for place in range(asking.asks):
       pairs.append(pair)
-      # Its own: with one seed for all, an engine's draws go up and down together.
-      seeds.append(_seed(asking.seed, row.id))
+      seeds.append(own_seed(asking.seed, row.id))
       keys.append((row.id, place))
   answers = answerer.ask(
     model,
@@ -97,8 +95,3 @@ def _ask(model, judge, questions, images, asking: Asking) -> pd.DataFrame:
       "why": [verdict.rationale for verdict in verdicts],
     }
   )
-
-
-def _seed(seed: int, key: str) -> int:
-  digest = hashlib.blake2b(f"{seed}/{key}".encode(), digest_size=4).digest()
-  return int.from_bytes(digest, "big") >> 1

@@ -2,9 +2,11 @@
 
 import base64
 import csv
+import io
 import json
-import pathlib
 from typing import Any, NamedTuple
+
+from etils import epath
 
 from fmd_jax.report.reading import Run
 
@@ -36,11 +38,11 @@ def parts(run: Run) -> list[Part]:
   """In the order of `analysis/index.json`; nothing where that is absent."""
   folder = run.folder / "analysis"
   index = folder / "index.json"
-  entries = json.loads(index.read_text(encoding="utf-8")) if index.is_file() else []
+  entries = json.loads(index.read_text()) if index.is_file() else []
   return [_part(folder, entry) for entry in entries]
 
 
-def _part(folder: pathlib.Path, entry: dict[str, Any]) -> Part:
+def _part(folder: epath.Path, entry: dict[str, Any]) -> Part:
   figures = [
     (caption, _address(path))
     for caption, name in entry["figures"].items()
@@ -49,8 +51,8 @@ def _part(folder: pathlib.Path, entry: dict[str, Any]) -> Part:
   head, rows = [], []
   path = _own(folder, entry["csv"] or "")
   if path is not None:
-    with open(path, encoding="utf-8", newline="") as file:
-      head, *rows = list(csv.reader(file)) or [[]]
+    text = io.StringIO(path.read_bytes().decode(), newline="")
+    head, *rows = list(csv.reader(text)) or [[]]
   return Part(
     title=entry["title"],
     what=entry["what"],
@@ -63,13 +65,13 @@ def _part(folder: pathlib.Path, entry: dict[str, Any]) -> Part:
   )
 
 
-def _own(folder: pathlib.Path, name: str) -> pathlib.Path | None:
+def _own(folder: epath.Path, name: str) -> epath.Path | None:
   """A file of the folder, and no other that a crafted index may name."""
   path = folder / name
   return path if name == path.name and path.is_file() else None
 
 
-def _address(path: pathlib.Path) -> str:
+def _address(path: epath.Path) -> str:
   # As a picture an SVG runs no script and loads nothing.
   content = base64.b64encode(path.read_bytes()).decode()
   return f"data:image/svg+xml;base64,{content}"

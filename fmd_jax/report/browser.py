@@ -5,7 +5,6 @@ Columns instead of rows, and each text once: 20 000 failures open in a moment.
 
 import hashlib
 import json
-import pathlib
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from etils import epath
 from markupsafe import Markup
 
 from fmd_jax import metrics
@@ -137,7 +137,7 @@ def embed(content: dict[str, Any]) -> Markup:
   return Markup(text)
 
 
-def make(run: Run, target: pathlib.Path, max_failures: int) -> dict[str, Any]:
+def make(run: Run, target: epath.Path, max_failures: int) -> dict[str, Any]:
   """What the template needs of the browser; `{}` when nothing was judged.
 
   Args:

@@ -1,8 +1,7 @@
 """The last words of a run on a terminal: what it found, and where to read on."""
 
-import os
-
 import pandas as pd
+from etils import epath
 
 from fmd_jax.report import failures
 from fmd_jax.report.reading import read_run
@@ -11,7 +10,7 @@ from fmd_jax.report.status import said
 _GROUPS = 5
 
 
-def closing(workdir: str | os.PathLike) -> str:
+def closing(workdir: epath.PathLike) -> str:
   """The worst groups of questions with a failure of each, and the files of the run.
 
   Args:

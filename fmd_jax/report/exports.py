@@ -1,9 +1,7 @@
 """The failures to take away: a dataset, conversations, and a task for lmms-eval."""
 
 import json
-import os
 import pathlib
-import shutil
 from collections import Counter
 from typing import Any, NamedTuple
 
@@ -13,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from absl import logging
+from etils import epath
 from tqdm import tqdm
 
 from fmd_jax import metrics
@@ -48,11 +47,11 @@ class Found(NamedTuple):
 
 
 def export(
-  workdir: str | os.PathLike,
-  target: str | os.PathLike,
+  workdir: epath.PathLike,
+  target: epath.PathLike,
   max_failures: int = browser.MAX_FAILURES,
   tier: int = 1,
-) -> dict[str, pathlib.Path]:
+) -> dict[str, epath.Path]:
   """Writes the distinct failures of a run in three forms.
 
   `dataset/`: Parquet with the pictures inside and a card, for
@@ -72,7 +71,7 @@ def export(
     FileNotFoundError: the workdir has no run, or none of its failures a picture.
     FileExistsError: the target holds something.
   """
-  run, target = read_run(workdir, tier), pathlib.Path(target)
+  run, target = read_run(workdir, tier), epath.Path(target)
   if target.exists() and any(target.iterdir()):
     raise FileExistsError(f"{target} is not empty; name a new folder")
   found = _found(run, max_failures)
@@ -88,10 +87,10 @@ def export(
     "lmms-eval task": target / "lmms_eval" / task,
   }
   for folder in folders.values():
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
   files = _write_dataset(run, found.rows, folders["dataset"] / "data")
   card = _card(run, found, task)
-  (folders["dataset"] / "README.md").write_text(card, encoding="utf-8")
+  (folders["dataset"] / "README.md").write_text(card)
   _write_conversations(run, found.rows, folders["conversations"])
   _write_task(folders["lmms-eval task"], task, files, found.rows["truth"].notna().any())
   return folders
@@ -122,23 +121,25 @@ def _found(run: Run, max_failures: int) -> Found:
   return Found(shown.sort_values(["image_id", "key"]), capped, without)
 
 
-def _write_dataset(run: Run, rows: pd.DataFrame, folder: pathlib.Path) -> list[str]:
+def _write_dataset(run: Run, rows: pd.DataFrame, folder: epath.Path) -> list[str]:
   """Parquet as `datasets` writes it; returns the names of the files."""
-  folder.mkdir()
+  folder.mkdir(exist_ok=True)
   schema = _SCHEMA.with_metadata({"huggingface": json.dumps(_features())})
   shards, writer, sink = [], None, None
   for at in tqdm(range(0, len(rows), _ROWS), desc="dataset", unit="batch"):
     if writer is None or sink.tell() > _SHARD:
       if writer is not None:
         writer.close()
+        sink.close()
       shards.append(folder / f"shard-{len(shards):05d}.tmp")
-      sink = pa.OSFile(str(shards[-1]), "wb")
+      sink = shards[-1].open("wb")
       # One page holds a row group's pictures, so that copies are seen as copies.
       writer = pq.ParquetWriter(
         sink, schema, compression="zstd", use_dictionary=False, data_page_size=1 << 26
       )
     writer.write_table(_table(run, rows.iloc[at : at + _ROWS], schema))
   writer.close()
+  sink.close()
   names = [f"test-{i:05d}-of-{len(shards):05d}.parquet" for i in range(len(shards))]
   for shard, name in zip(shards, names, strict=True):
     shard.rename(folder / name)
@@ -171,13 +172,14 @@ def _features() -> dict[str, Any]:
   return {"info": {"features": features}}
 
 
-def _write_conversations(run: Run, rows: pd.DataFrame, folder: pathlib.Path) -> None:
-  (folder / "images").mkdir()
+def _write_conversations(run: Run, rows: pd.DataFrame, folder: epath.Path) -> None:
+  (folder / "images").mkdir(exist_ok=True)
   for image in sorted(set(rows["image_id"])):
-    shutil.copyfile(pictures.source(run.folder, image), folder / f"images/{image}.png")
-  with open(folder / "failures.jsonl", "w", encoding="utf-8") as file:
+    (folder / "images" / f"{image}.png").write_bytes(_png(run, image))
+  with (folder / "failures.jsonl").open("wb") as file:
     for row in rows.to_dict("records"):
-      file.write(json.dumps(conversation(row), ensure_ascii=False) + "\n")
+      line = json.dumps(conversation(row), ensure_ascii=False)
+      file.write(f"{line}\n".encode())
 
 
 def conversation(row: dict[str, Any]) -> dict[str, Any]:
@@ -205,7 +207,7 @@ def conversation(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_task(
-  folder: pathlib.Path, task: str, files: list[str], has_truth: bool
+  folder: epath.Path, task: str, files: list[str], has_truth: bool
 ) -> None:
   text = (
     _environment()
@@ -214,8 +216,9 @@ def _write_task(
       task=task, has_truth=has_truth, files=[f"../../dataset/data/{f}" for f in files]
     )
   )
-  (folder / f"{task}.yaml").write_text(text, encoding="utf-8")
-  shutil.copyfile(TEMPLATES / "lmms_eval" / "scoring.py", folder / "scoring.py")
+  (folder / f"{task}.yaml").write_text(text)
+  scoring = (TEMPLATES / "lmms_eval" / "scoring.py").read_bytes()
+  (folder / "scoring.py").write_bytes(scoring)
 
 
 def _card(run: Run, found: Found, task: str) -> str:

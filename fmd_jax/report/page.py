@@ -3,21 +3,23 @@
 import base64
 import hashlib
 import json
-import os
 import pathlib
 from typing import Any
 
 import jinja2
 import pandas as pd
+from etils import epath
 from markupsafe import Markup
 
 from fmd_jax.metrics import TIERS
+from fmd_jax.records.files import write_atomic
 from fmd_jax.report import (
   analyses,
   browser,
   confirmed,
   curves,
   failures,
+  judges,
   pictures,
   planted,
   skills,
@@ -32,7 +34,7 @@ _SCRIPTS = ("page.js", "browser.js")
 
 
 def build(
-  workdir: str | os.PathLike, max_failures: int = browser.MAX_FAILURES, tier: int = 1
+  workdir: epath.PathLike, max_failures: int = browser.MAX_FAILURES, tier: int = 1
 ) -> str:
   """Writes `report/index.html` of a workdir: one file that needs no other.
 
@@ -53,16 +55,12 @@ def build(
   run = read_run(workdir, tier)
   name = f"tier-{tier}.html" if tier > 1 else "index.html"
   target = run.folder / "report" / name
-  target.parent.mkdir(exist_ok=True)
-  temporary = target.with_suffix(".tmp")
-  temporary.write_text(
-    render(run, target.parent, max_failures), encoding="utf-8", errors="replace"
-  )
-  temporary.replace(target)
+  page = render(run, target.parent, max_failures)
+  write_atomic(target, page.encode("utf-8", errors="replace"))
   return str(target)
 
 
-def render(run: Run, target: pathlib.Path, max_failures: int) -> str:
+def render(run: Run, target: epath.Path, max_failures: int) -> str:
   """The page as text. Whatever a model or a file said is escaped by jinja2.
 
   Args:
@@ -92,6 +90,8 @@ def render(run: Run, target: pathlib.Path, max_failures: int) -> str:
     headline=[*skills.sentences(run, table), *summary.headline(run)],
     tiles=summary.tiles(run),
     calibration=summary.calibration(run),
+    alarms=judges.alarms(run),
+    judges=judges.beside_people(run),
     comparison=summary.comparison(run),
     evaluator=run.model("evaluator", "an independent judge"),
     intervals=summary.intervals(run),

@@ -7,6 +7,7 @@ import urllib.parse
 from collections.abc import Iterable
 
 from absl import logging
+from etils import epath
 from PIL import Image
 from tqdm import tqdm
 
@@ -15,14 +16,14 @@ INLINE_BYTES = 8_000_000  # of all pictures; more would make the page slow to op
 FOLDER = "images"  # beside the page
 
 
-def picture(folder: pathlib.Path, image_id: str) -> str:
+def picture(folder: epath.Path, image_id: str) -> str:
   """The picture as a `data:` address, small enough for a card; "" when absent."""
   found = _small(folder, image_id, INLINE_SIDE)
   return "" if found is None else _address(found)
 
 
 def place(
-  folder: pathlib.Path, image_ids: Iterable[str], target: pathlib.Path
+  folder: epath.Path, image_ids: Iterable[str], target: epath.Path
 ) -> list[str]:
   """Makes the pictures of a list small, and says where each is.
 
@@ -51,7 +52,7 @@ def place(
   return [_beside(folder, image_id, target) for image_id in bar]
 
 
-def source(folder: pathlib.Path, image_id: str) -> pathlib.Path | None:
+def source(folder: epath.Path, image_id: str) -> epath.Path | None:
   """The file of a picture in the workdir; None when there is none."""
   path = folder / "images" / f"{image_id}.png"
   # An id is a file name; anything else comes from a file somebody made.
@@ -59,12 +60,12 @@ def source(folder: pathlib.Path, image_id: str) -> pathlib.Path | None:
   return path if ours and "\0" not in image_id and path.is_file() else None
 
 
-def _beside(folder: pathlib.Path, image_id: str, target: pathlib.Path) -> str:
+def _beside(folder: epath.Path, image_id: str, target: epath.Path) -> str:
   path = source(folder, image_id)
   if path is None:
     return ""
   made = target / FOLDER / f"{image_id}.jpg"
-  if not made.is_file() or made.stat().st_mtime < path.stat().st_mtime:
+  if not made.is_file() or made.stat().mtime < path.stat().mtime:
     content = _small(folder, image_id, BESIDE_SIDE)
     if content is None:
       return ""
@@ -73,13 +74,13 @@ def _beside(folder: pathlib.Path, image_id: str, target: pathlib.Path) -> str:
   return f"{FOLDER}/{urllib.parse.quote(made.name)}"
 
 
-def _small(folder: pathlib.Path, image_id: str, side: int) -> bytes | None:
+def _small(folder: epath.Path, image_id: str, side: int) -> bytes | None:
   """A JPEG, no side longer than `side` pixels; None when absent or broken."""
   path = source(folder, image_id)
   if path is None:
     return None
   try:
-    with Image.open(path) as image:
+    with Image.open(io.BytesIO(path.read_bytes())) as image:
       small = image.convert("RGB")
   except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
     logging.warning("%s is not shown: %s", path, error)

@@ -2,11 +2,10 @@
 
 import dataclasses
 import json
-import os
-import pathlib
 from typing import Any
 
 import pandas as pd
+from etils import epath
 
 from fmd_jax import metrics, records
 
@@ -51,7 +50,7 @@ class Run:
     tier: of the failures that count; above 1 the others were taken out.
   """
 
-  folder: pathlib.Path
+  folder: epath.Path
   manifest: dict[str, Any]
   config: dict[str, Any]
   metrics: dict[str, Any]
@@ -70,7 +69,7 @@ class Run:
     return str(found.get("name", otherwise)) if isinstance(found, dict) else str(found)
 
 
-def read_run(workdir: str | os.PathLike, tier: int = 1) -> Run:
+def read_run(workdir: epath.PathLike, tier: int = 1) -> Run:
   """Reads a workdir.
 
   Args:
@@ -80,7 +79,7 @@ def read_run(workdir: str | os.PathLike, tier: int = 1) -> Run:
   Raises:
     FileNotFoundError: it holds neither records nor evaluations, or nothing of the tier.
   """
-  folder = pathlib.Path(workdir)
+  folder = epath.Path(workdir)
   confirmed = records.read_confirmed(folder)
   numbers = folder / (f"metrics-tier-{tier}.json" if tier > 1 else "metrics.json")
   if tier > 1 and (confirmed is None or not numbers.is_file()):
@@ -89,8 +88,8 @@ def read_run(workdir: str | os.PathLike, tier: int = 1) -> Run:
       f"then python -m launch.evaluate --workdir {folder} --tier {tier}"
     )
   parts = [
-    _at_tier(pd.read_parquet(path), confirmed, path.stem, tier)
-    for path in sorted(folder.glob("evaluations/*.parquet"))
+    _at_tier(records.read_parquet(path), confirmed, path.stem, tier)
+    for path in sorted((folder / "evaluations").glob("*.parquet"))
   ]
   evaluations = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
   taxonomy, assigned = _taxonomy(folder / "taxonomy")
@@ -127,13 +126,13 @@ def _at_tier(rows: pd.DataFrame, confirmed, name: str, tier: int) -> pd.DataFram
   return rows if tier == 1 else metrics.at_tier(rows, *confirmed, name, tier)
 
 
-def _taxonomy(folder: pathlib.Path) -> tuple[Taxonomy | None, pd.DataFrame | None]:
+def _taxonomy(folder: epath.Path) -> tuple[Taxonomy | None, pd.DataFrame | None]:
   """The taxonomy and which question needs which skill; None while it is not whole."""
   names = ("primitives", "skills", "meta_skills", "assignments")
   paths = [folder / f"{name}.parquet" for name in names]
   if not all(path.is_file() for path in paths):
     return None, None
-  *tables, assigned = (pd.read_parquet(path) for path in paths)
+  *tables, assigned = (records.read_parquet(path) for path in paths)
   return Taxonomy(*tables), assigned
 
 
@@ -147,5 +146,5 @@ def _with_skills(rows: pd.DataFrame, assigned: pd.DataFrame) -> pd.DataFrame:
   return rows.merge(own, how="left", left_on=key, right_index=True)
 
 
-def _json(path: pathlib.Path) -> dict[str, Any]:
+def _json(path: epath.Path) -> dict[str, Any]:
   return json.loads(path.read_text()) if path.exists() else {}

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from fmd_jax import metrics
-from fmd_jax.report import failures
+from fmd_jax.report import failures, judges
 from fmd_jax.report.parts import Estimate, percent, rate, said, text_of
 from fmd_jax.report.reading import Method, Run
 
@@ -28,6 +28,7 @@ class Row(NamedTuple):
     other: the rate on the other half, with its interval.
     other_value: the same as a number; -1 where there is none.
     other_n: the questions of the other half.
+    corrected: the rate without the judge's errors; None where it was not measured.
     methods: (method, failures, valid) of each method.
   """
 
@@ -41,6 +42,7 @@ class Row(NamedTuple):
   other: Estimate
   other_value: float
   other_n: int
+  corrected: Estimate | None
   methods: list[tuple[Method, int, int]]
 
 
@@ -67,6 +69,7 @@ def table(run: Run, rows: pd.DataFrame) -> list[Row]:
     return []
   by_method = failures.by_method(run.evaluations, [m.name for m in run.methods])
   meta_skills = _meta_skills(run)
+  corrected = judges.corrected_groups(run)
   return [
     Row(
       found["skill"],
@@ -79,6 +82,7 @@ def table(run: Run, rows: pd.DataFrame) -> list[Row]:
       rate(_ends(found, "estimate", "estimate_low", "estimate_high")),
       -1.0 if math.isnan(found["estimate"]) else found["estimate"],
       found["estimate_n"],
+      corrected.get(found["skill"], Estimate("–")) if corrected else None,
       [
         (method, *by_method.get(found["skill"], {}).get(method.name, (0, 0)))
         for method in run.methods

@@ -178,7 +178,9 @@ def _last_write(folder: epath.Path, now: Progress | None, shards: list) -> float
   """When something was last written that a run writes before its metrics."""
   names = ["config.json", records.measurements.FILE]
   if now:
-    names += [f"records/{now.method}_heldout", f"evaluations/{now.method}.parquet"]
+    names.append(f"evaluations/{now.method}.parquet")
+    # The folder itself has no time in an object store.
+    shards = shards + _shards(folder, f"{now.method}_heldout")
   times = [_time(folder / name) for name in names]
   return max(times + [when for _, when in shards])
 
@@ -201,8 +203,7 @@ def _failures(paths: list[epath.Path], count: int) -> list[dict[str, Any]]:
   """The latest failures, each (image, question) once."""
   found: dict[tuple[str, str], dict[str, Any]] = {}
   for path in reversed(paths):
-    with path.open("rb") as file:
-      rows = pd.read_parquet(file)
+    rows = records.read_parquet(path)
     wrong = rows["valid"].eq(True) & rows["correct"].eq(False)
     for row in rows[wrong].to_dict("records"):
       found.setdefault((row["image_id"], row["question"]), row)

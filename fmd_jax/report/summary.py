@@ -27,6 +27,7 @@ def headline(run: Run) -> list[str]:
   split = "heldout" if (rows["split"] == "heldout").any() else "train"
   rows = rows[rows["split"] == split]
   where = "on pictures it never saw" if split == "heldout" else "while it ran"
+  protocol = "after" if split == "heldout" else "during"
   sentences, own = [], {m.name: rows[rows["method"] == m.name] for m in run.methods}
   for method in run.methods:
     flags = metrics.flags(own[method.name])
@@ -34,9 +35,9 @@ def headline(run: Run) -> list[str]:
     if valid:
       sentences.append(
         f"{method.label}: {wrong:,} of {valid:,} valid questions {where} were "
-        f"answered wrongly ({percent(wrong / valid)})."
+        f"answered wrongly ({percent(wrong / valid)}"
+        f"{_corrected_text(run, method, protocol)})."
       )
-  protocol = "after" if split == "heldout" else "during"
   for method in run.methods:
     beside = run.metrics.get("comparison", {}).get(method.name, {}).get(protocol, {})
     ratio = beside.get("fdr", {}).get("ratio", {})
@@ -44,9 +45,28 @@ def headline(run: Run) -> list[str]:
     if None not in ends:
       sentences.append(
         f"The questions of {method.label} fail the model {ends[0]:.2f} times as often "
-        f"as those of Zero Shot (95% interval {ends[1]:.2f} to {ends[2]:.2f})."
+        f"as those of Zero Shot (95% interval {ends[1]:.2f} to {ends[2]:.2f}"
+        f"{_ratio_text(beside.get('corrected_fdr_ratio'))})."
       )
   return sentences
+
+
+def _corrected_text(run: Run, method: Method, protocol: str) -> str:
+  """The FDR without the judge's errors, to stand behind the raw one; "" if unknown."""
+  summary = run.metrics.get("methods", {}).get(method.name, {}).get(protocol, {})
+  found = rate((summary.get("corrected") or {}).get("fdr"))
+  if not found.between:
+    return ""
+  return f"; {found.text}, {found.between}, without the judge's errors"
+
+
+def _ratio_text(found: dict[str, Any] | None) -> str:
+  if not found or None in (found["value"], found["low"], found["high"]):
+    return ""
+  return (
+    f"; {found['value']:.2f}, {found['low']:.2f} to {found['high']:.2f}, without the "
+    "judge's errors"
+  )
 
 
 def tiles(run: Run) -> list[tuple[Estimate, str, bool]]:
@@ -55,6 +75,7 @@ def tiles(run: Run) -> list[tuple[Estimate, str, bool]]:
   for method, protocol, found in summaries:
     if protocol == summaries[-1][1] and found["fdr"]["value"] is not None:
       label = f"of the valid questions of {method.label} answered wrongly"
+      label += _corrected_text(run, method, protocol)
       rates.append((rate(found["fdr"]), label, True))
     known = found.get("planted")
     if protocol == summaries[0][1] and known and known["planted"]:
@@ -97,8 +118,9 @@ def comparison(run: Run) -> list[Row]:
     cells = {
       "Questions": Estimate(f"{found['questions']:,}", f"{found['images']:,} pictures"),
       "Valid (QVR)": rate(found["qvr"]),
+      **_without_errors(run, found, "qvr"),
       "Wrong of valid (FDR)": rate(found["fdr"]),
-      **_without_errors(run, found),
+      **_without_errors(run, found, "fdr"),
       "Failures found": Estimate(f"{found['failures']['distinct']:,}"),
       "Semantic diversity": _diversity(found.get("sd"), "vendi", 1),
       "Lexical diversity": _diversity(found.get("ld"), "ld", 3),
@@ -109,12 +131,15 @@ def comparison(run: Run) -> list[Row]:
   return rows
 
 
-def _without_errors(run: Run, found: dict[str, Any]) -> dict[str, Estimate]:
-  """FDR without the judge's measured errors, where any row of the table has it."""
+def _without_errors(run: Run, found: dict[str, Any], key: str) -> dict[str, Estimate]:
+  """A rate without the judge's measured errors, where any row of the table has it."""
   if not any(of.get("corrected") for _, _, of in _summaries(run)):
     return {}
-  corrected = found.get("corrected") or {"fdr": None}
-  return {"FDR, the judge's errors taken out": rate(corrected["fdr"])}
+  corrected = found.get("corrected") or {key: None, "reason": "uncalibrated"}
+  value = rate(corrected[key])
+  if value.text == "–":
+    value = Estimate("–", corrected.get("reason") or "")
+  return {f"{key.upper()}, the judge's errors taken out": value}
 
 
 def intervals(run: Run) -> list[Chart]:

@@ -72,12 +72,18 @@ def serve(
   Raises:
     inference.SpecError: a model cannot be loaded.
     ValueError: a public address without authentication, half a TLS setting.
-    OSError: the port is taken, a certificate is not there.
+    OSError: the port is taken, a certificate is not there; an engine has ended.
   """
   secure = secure or security.from_environment()
   secure.check(host)
   kept = cache.open_folder(cache_folder, cache_gb) if cache_folder else None
-  servicer = Servicer(image_store_mb << 20, max_queue, kept)
+  stop, dead = stop or threading.Event(), []
+
+  def on_dead(reason: str) -> None:
+    dead.append(reason)
+    stop.set()
+
+  servicer = Servicer(image_store_mb << 20, max_queue, kept, on_dead)
   status = health.HealthServicer()
   server = grpc.server(
     concurrent.futures.ThreadPoolExecutor(_CALLS),
@@ -110,11 +116,13 @@ def serve(
     logging.info("serving at %s: %s", address, ", ".join(roles))
     if on_ready is not None:
       on_ready(address)
-    (stop or threading.Event()).wait()
+    stop.wait()
     status.enter_graceful_shutdown()
   finally:
     server.stop(grace=1.0).wait()
     servicer.close()
+  if dead:
+    raise ChildProcessError(dead[0])
 
 
 def _set_health(status: health.HealthServicer, value: int) -> None:

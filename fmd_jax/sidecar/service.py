@@ -1,7 +1,7 @@
 """The calls of sidecar.proto, and what each of them may ask for at most."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import grpc
@@ -28,9 +28,17 @@ class Servicer(rpc.SidecarServicer):
     capacity: bytes of uploaded images to keep.
     max_queue: requests that may wait for one engine.
     kept: the reply cache, from `cache.open_folder`; None keeps none.
+    on_dead: is told of an engine that will never answer again (`dead`).
   """
 
-  def __init__(self, capacity: int, max_queue: int = MAX_QUEUE, kept: Any = None):
+  def __init__(
+    self,
+    capacity: int,
+    max_queue: int = MAX_QUEUE,
+    kept: Any = None,
+    on_dead: Callable[[str], None] = logging.error,
+  ):
+    self._on_dead = on_dead
     self._images = images.ImageStore(capacity)
     self._max_queue, self._kept = max_queue, kept
     self._workers: dict[str, Worker] | None = None
@@ -121,7 +129,7 @@ class Servicer(rpc.SidecarServicer):
       context.set_trailing_metadata((("grpc-retry-pushback-ms", str(_PUSHBACK_MS)),))
       context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"the queue is full: {error}")
     except Exception as error:
-      self._failed(model, error, context)
+      self._failed(worker.model, error, context)
 
   def Embed(self, request, context):
     worker = self._worker(request.role, "embed", context)
@@ -217,4 +225,8 @@ class Servicer(rpc.SidecarServicer):
     if not context.is_active() or context.code() is not None:
       raise error
     logging.error("%s failed: %r", model.name, error, exc_info=error)
+    if getattr(model, "dead", False):
+      # As one that was killed: another sidecar does its work, or this one's successor.
+      self._on_dead(f"{model.name} has ended: {error!r}")
+      context.abort(grpc.StatusCode.UNAVAILABLE, f"{model.name} has ended")
     context.abort(grpc.StatusCode.INTERNAL, f"{model.name}: {error!r}"[:2000])

@@ -7,14 +7,15 @@ image (sha256), image_id, question, primitives or null, error.
 import hashlib
 import json
 import os
-import pathlib
 from collections.abc import Sequence
 
 import pandas as pd
+from etils import epath
 from tqdm import tqdm
 
 from fmd_jax import prompts
 from fmd_jax.inference import Generator, identity
+from fmd_jax.records.files import is_remote, write_atomic
 from fmd_jax.taxonomy import asking
 
 FILE = "annotations.jsonl"
@@ -43,7 +44,7 @@ def annotate(
   by = {"annotator": identity(annotator), "prompt": prompts.version("annotator")}
   known = {}
   for workdir in rows["workdir"].unique():
-    for entry in _read(pathlib.Path(workdir) / "taxonomy" / FILE):
+    for entry in _read(epath.Path(workdir) / "taxonomy" / FILE):
       if entry["primitives"] and by.items() <= entry.items():
         known[entry["image"], entry["question"]] = entry
   digests = [pictures.digest(w, i) for w, i in zip(rows["workdir"], rows["image_id"])]
@@ -69,7 +70,7 @@ def annotate(
     ]
     for workdir in dict.fromkeys(w for _, w, _, _ in part):
       own = [entry for entry, row in zip(entries, part) if row[1] == workdir]
-      _append(pathlib.Path(workdir) / "taxonomy" / FILE, own)
+      _append(epath.Path(workdir) / "taxonomy" / FILE, own)
     known |= {(entry["image"], entry["question"]): entry for entry in entries}
     bar.update(len(part))
   bar.close()
@@ -89,7 +90,7 @@ class _Pictures:
   def read(self, workdir: str, image_id: str) -> bytes:
     key = (workdir, image_id)
     if self._last[0] != key:
-      path = pathlib.Path(workdir) / "images" / f"{image_id}.png"
+      path = epath.Path(workdir) / "images" / f"{image_id}.png"
       self._last = (key, path.read_bytes())
     return self._last[1]
 
@@ -101,7 +102,7 @@ class _Pictures:
     return self._digests[key]
 
 
-def _read(path: pathlib.Path) -> list[dict]:
+def _read(path: epath.Path) -> list[dict]:
   entries = []
   for line in path.read_text().splitlines() if path.is_file() else ():
     try:
@@ -111,12 +112,17 @@ def _read(path: pathlib.Path) -> list[dict]:
   return entries
 
 
-def _append(path: pathlib.Path, entries: Sequence[dict]) -> None:
+def _append(path: epath.Path, entries: Sequence[dict]) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
   text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
-  with path.open("ab+") as file:
-    # A line that a killed run left half-written must not swallow the next one.
-    if file.seek(0, os.SEEK_END):
+  if is_remote(path):  # there nothing can be appended: the whole file again
+    old = path.read_bytes() if path.is_file() else b""
+    write_atomic(path, old + text.encode())
+    return
+  # A line that a killed run left half-written must not swallow the next one.
+  if path.is_file() and path.stat().length:
+    with path.open("rb") as file:
       file.seek(-1, os.SEEK_END)
       text = text if file.read() == b"\n" else "\n" + text
+  with path.open("ab") as file:
     file.write(text.encode())

@@ -7,19 +7,21 @@ assignments.parquet, summary.json
 
 import dataclasses
 import hashlib
+import io
 import json
-import pathlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 from absl import logging
+from etils import epath
 from tqdm import tqdm
 
 from fmd_jax import prompts
 from fmd_jax.inference import Embedder, Generator, identity
 from fmd_jax.records.files import write_atomic
+from fmd_jax.records.reader import read_parquet
 from fmd_jax.records.writer import write_parquet
 from fmd_jax.taxonomy import (
   annotations,
@@ -59,8 +61,8 @@ class Models:
 
 
 def build(
-  workdirs: Sequence[pathlib.Path], models: Models, settings: Settings
-) -> pathlib.Path:
+  workdirs: Sequence[epath.Path], models: Models, settings: Settings
+) -> epath.Path:
   """Makes one taxonomy of the questions of all methods of some runs.
 
   Called again it goes on where it stopped, and makes anew only what follows from a
@@ -120,8 +122,8 @@ def build(
     ["phrases.parquet", "vectors.npy"],
     lambda: _primitives(home, counts, models.embedder, settings.near_duplicate),
   )
-  phrases = pd.read_parquet(home / "phrases.parquet")
-  vectors = np.load(home / "vectors.npy")
+  phrases = read_parquet(home / "phrases.parquet")
+  vectors = np.load(io.BytesIO((home / "vectors.npy").read_bytes()))
   primitives = tables.primitives_of(phrases)
   stages.run(
     "topics",
@@ -129,7 +131,7 @@ def build(
     ["topics.parquet", "topics.json"],
     lambda: _topics(home, primitives["phrase"].tolist(), vectors, settings),
   )
-  primitives["topic"] = pd.read_parquet(home / "topics.parquet")["topic"]
+  primitives["topic"] = read_parquet(home / "topics.parquet")["topic"]
   found = json.loads((home / "topics.json").read_text())
   logging.info(
     "%d topics of %d primitives; outliers re-assigned by embedding: %.1f %%; adjusted "
@@ -275,7 +277,7 @@ def _grouping(home, primitives, vectors, keywords, models: Models, settings) -> 
 class _Stages:
   """Which stages are done, by a hash of all that they come from."""
 
-  def __init__(self, home: pathlib.Path):
+  def __init__(self, home: epath.Path):
     self._home, self._path = home, home / "state.json"
     self._state = json.loads(self._path.read_text()) if self._path.is_file() else {}
     self._trail: list = []

@@ -11,9 +11,11 @@ Lines are applied from the top; one that starts with # is a comment. No model is
 
 import csv
 import difflib
-import pathlib
+import io
 from collections.abc import Iterable
 from typing import NamedTuple
+
+from etils import epath
 
 FILE = "edits.csv"
 HEADER = ("action", "what", "into")
@@ -27,7 +29,7 @@ class Edit(NamedTuple):
   into: str
 
 
-def read(path: pathlib.Path) -> list[Edit]:
+def read(path: epath.Path) -> list[Edit]:
   """Reads the edits; none when there is no file.
 
   Raises:
@@ -35,12 +37,12 @@ def read(path: pathlib.Path) -> list[Edit]:
   """
   if not path.is_file():
     return []
-  with path.open(newline="", encoding="utf-8-sig") as file:
-    lines = [
-      (number, [cell.strip() for cell in row])
-      for number, row in enumerate(csv.reader(file), 1)
-      if row and any(row) and not row[0].startswith("#")
-    ]
+  text = io.StringIO(path.read_bytes().decode("utf-8-sig"), newline="")
+  lines = [
+    (number, [cell.strip() for cell in row])
+    for number, row in enumerate(csv.reader(text), 1)
+    if row and any(row) and not row[0].startswith("#")
+  ]
   if not lines or tuple(lines[0][1]) != HEADER:
     raise ValueError(f"{path}: the first line must be {','.join(HEADER)}")
   out = []

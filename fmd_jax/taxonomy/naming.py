@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from etils import epath
 from jaxtyping import Float
 from tqdm import tqdm
 
@@ -30,7 +30,7 @@ def label_topics(
   vectors: Float[np.ndarray, "P E"],
   keywords: Sequence[Sequence[str]],
   namer: Generator,
-  cache: pathlib.Path,
+  cache: epath.Path,
   *,
   max_tokens: int,
   retries: int,

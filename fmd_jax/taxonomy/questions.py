@@ -1,17 +1,18 @@
 """The questions that the taxonomy is made of: evaluated rows of one or more runs."""
 
-import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from etils import epath
 
 from fmd_jax.metrics import flags
+from fmd_jax.records.reader import read_parquet
 
 _HELDOUT = "_heldout"
 
 
-def read(workdirs: Sequence[pathlib.Path]) -> pd.DataFrame:
+def read(workdirs: Sequence[epath.Path]) -> pd.DataFrame:
   """All evaluated rows, in the order in which they were asked.
 
   Args:
@@ -33,7 +34,7 @@ def read(workdirs: Sequence[pathlib.Path]) -> pd.DataFrame:
         f"--workdir {workdir}"
       )
     for path in paths:
-      part = pd.read_parquet(path)
+      part = read_parquet(path)
       known = flags(part)
       part["valid"], part["failure"] = known["valid"], known["failure"]
       if "place" not in part:  # there it is a sample of all questions

@@ -1,11 +1,11 @@
 """The finished taxonomy: primitives, skills, meta-skills, assignments."""
 
 import json
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pandas as pd
+from etils import epath
 
 from fmd_jax.records.files import write_atomic
 from fmd_jax.records.writer import write_parquet
@@ -105,7 +105,7 @@ def assign(
 
 
 def write(
-  workdirs: Sequence[pathlib.Path],
+  workdirs: Sequence[epath.Path],
   primitives: pd.DataFrame,
   made: Made,
   assigned: pd.DataFrame,

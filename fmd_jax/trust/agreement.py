@@ -1,7 +1,9 @@
 """How far raters, and a judge and the raters, agree on yes-or-no questions.
 
 Labels are [N items, R raters] of 0, 1 and NaN for "did not rate". None stands for what
-is not defined: no two raters, or no two labels to tell apart.
+is not defined: no two raters, or no two labels to tell apart. Weights are [N], one over
+the probability with which an item was drawn: without them a sample that favours some
+verdicts gives the agreement on itself, not on all questions.
 """
 
 import numpy as np
@@ -18,28 +20,37 @@ def majority(labels: Float[np.ndarray, "N R"]) -> Float[np.ndarray, "N"]:
 
 
 def percent_agreement(
-  a: Float[np.ndarray, "N"], b: Float[np.ndarray, "N"]
+  a: Float[np.ndarray, "N"],
+  b: Float[np.ndarray, "N"],
+  weight: Float[np.ndarray, "N"] | None = None,
 ) -> float | None:
   """The share of items that both label alike (the paper's figure is a judge's with the
   majority); items that one of them did not label are left out.
   """
-  a, b = _both(a, b)
-  return float((a == b).mean()) if len(a) else None
+  a, b, w = _both(a, b, weight)
+  return float(np.average(a == b, weights=w)) if len(a) else None
 
 
-def cohen_kappa(a: Float[np.ndarray, "N"], b: Float[np.ndarray, "N"]) -> float | None:
+def cohen_kappa(
+  a: Float[np.ndarray, "N"],
+  b: Float[np.ndarray, "N"],
+  weight: Float[np.ndarray, "N"] | None = None,
+) -> float | None:
   """Agreement beyond that of two who label at random with these shares.
 
   https://doi.org/10.1177/001316446002000104
   """
-  a, b = _both(a, b)
+  a, b, w = _both(a, b, weight)
   if not len(a):
     return None
-  chance = a.mean() * b.mean() + (1 - a.mean()) * (1 - b.mean())
-  return _beyond((a == b).mean(), chance)
+  one, other = np.average(a, weights=w), np.average(b, weights=w)
+  chance = one * other + (1 - one) * (1 - other)
+  return _beyond(np.average(a == b, weights=w), chance)
 
 
-def gwet_ac1(labels: Float[np.ndarray, "N R"]) -> float | None:
+def gwet_ac1(
+  labels: Float[np.ndarray, "N R"], weight: Float[np.ndarray, "N"] | None = None
+) -> float | None:
   """Gwet's AC1: as kappa, but not lowered by one label being rare.
 
   For two or more raters with gaps; items with one rating count for the shares only.
@@ -48,10 +59,12 @@ def gwet_ac1(labels: Float[np.ndarray, "N R"]) -> float | None:
   ones, n = np.nansum(labels, 1), (~np.isnan(labels)).sum(1)
   if not (n > 1).any():
     return None
+  w = np.ones(len(n)) if weight is None else np.asarray(weight, float)
   pairs, m = n > 1, n[n > 1]
   k = ones[pairs]
-  agreed = ((k * (k - 1) + (m - k) * (m - k - 1)) / (m * (m - 1))).mean()
-  share = (ones[n > 0] / n[n > 0]).mean()
+  agreed = (k * (k - 1) + (m - k) * (m - k - 1)) / (m * (m - 1))
+  agreed = np.average(agreed, weights=w[pairs])
+  share = np.average(ones[n > 0] / n[n > 0], weights=w[n > 0])
   return _beyond(agreed, 2 * share * (1 - share))
 
 
@@ -102,10 +115,11 @@ def accuracy_by_margin(
   return out
 
 
-def _both(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _both(a: np.ndarray, b: np.ndarray, weight: np.ndarray | None) -> list[np.ndarray]:
   a, b = np.asarray(a, float), np.asarray(b, float)
+  w = np.ones(len(a)) if weight is None else np.asarray(weight, float)
   there = ~np.isnan(a) & ~np.isnan(b)
-  return a[there], b[there]
+  return [a[there], b[there], w[there]]
 
 
 def _beyond(agreed: float, chance: float) -> float | None:

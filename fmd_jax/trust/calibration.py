@@ -1,12 +1,11 @@
 """calibration.json: how often each judge errs, against people's labels."""
 
 import json
-import os
-import pathlib
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from etils import epath
 
 from fmd_jax.evaluate import CALIBRATION
 from fmd_jax.metrics import wilson
@@ -142,7 +141,7 @@ def _share(items: pd.DataFrame, hit: np.ndarray, level: float) -> dict[str, Any]
   }
 
 
-def write_calibration(workdir: str | os.PathLike, found: dict[str, Any]) -> None:
+def write_calibration(workdir: epath.PathLike, found: dict[str, Any]) -> None:
   """Writes calibration.json, whole or not at all."""
   text = json.dumps(found, indent=2, allow_nan=False) + "\n"
-  write_atomic(pathlib.Path(workdir) / CALIBRATION, text.encode())
+  write_atomic(epath.Path(workdir) / CALIBRATION, text.encode())

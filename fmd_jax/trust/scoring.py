@@ -3,12 +3,11 @@
 labels (a row for each rater and question) -> consensus -> beside each judge's verdicts
 """
 
-import os
-import pathlib
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from etils import epath
 
 from fmd_jax import metrics, records
 from fmd_jax.evaluate import read_evaluations
@@ -21,7 +20,7 @@ CONSENSUS = ("majority", "dawid_skene")
 
 
 def score(
-  workdir: str | os.PathLike, labels: pd.DataFrame, consensus: str = "majority"
+  workdir: epath.PathLike, labels: pd.DataFrame, consensus: str = "majority"
 ) -> dict[str, Any]:
   """Measures the judges of a run, evaluator and verifier, against people.
 
@@ -35,8 +34,8 @@ def score(
   Returns:
     What it writes to calibration.json: of `calibrate`, with "raters" (items, raters,
     alpha and ac1 among them, for valid and correct) and each judge's "agreement" with
-    the consensus: percent, kappa, ac1, and by_margin, its accuracy where people agreed
-    5-0, 4-1, 3-2.
+    the consensus: percent, kappa, ac1 (weighted), and by_margin, its accuracy where
+    people agreed 5-0, 4-1, 3-2 (of the labelled slots alone).
 
   Raises:
     ValueError: a column is missing, a value is none of 0 and 1, a rater labelled a slot
@@ -50,7 +49,7 @@ def score(
   # A question that is invalid has no right answer, whatever some rater made of it.
   truth["correct"] = np.where(truth["valid"] == 1, truth["correct"], np.nan)
   items = items.assign(**{f"true_{name}": own for name, own in truth.items()})
-  judged = _verdicts(pathlib.Path(workdir))
+  judged = _verdicts(epath.Path(workdir))
   joined = items.assign(item=np.arange(len(items))).merge(judged, on=KEY)
   lost = set(range(len(items))) - set(joined["item"])
   if lost:
@@ -110,7 +109,7 @@ def _likelier(votes: np.ndarray) -> np.ndarray:
   return np.where(found > 0.5, 1.0, np.where(found < 0.5, 0.0, np.nan))
 
 
-def _verdicts(workdir: pathlib.Path) -> pd.DataFrame:
+def _verdicts(workdir: epath.Path) -> pd.DataFrame:
   """What the evaluator and the verifier said: `KEY`, judge, band, valid, correct."""
   parts = []
   for (protocol, method), table in read_evaluations(workdir).items():
@@ -134,11 +133,13 @@ def _agreement(own: pd.DataFrame, name: str, votes: np.ndarray) -> dict[str, Any
     judge = np.where(own["valid"].fillna(False).to_numpy(bool), judge, np.nan)
   margins = agreement.accuracy_by_margin(judge, votes, own["image_id"].tolist())
   there = ~np.isnan(judge) & ~np.isnan(truth)
+  weight = own["weight"].to_numpy(float) if "weight" in own else None
+  both = np.where(there[:, None], np.stack([judge, truth], 1), np.nan)
   return {
     "n": int(there.sum()),
-    "percent": agreement.percent_agreement(judge, truth),
-    "kappa": agreement.cohen_kappa(judge, truth),
-    "ac1": agreement.gwet_ac1(np.stack([judge, truth], 1)[there]),
+    "percent": agreement.percent_agreement(judge, truth, weight),
+    "kappa": agreement.cohen_kappa(judge, truth, weight),
+    "ac1": agreement.gwet_ac1(both, weight),
     "by_margin": {key: estimate._asdict() for key, estimate in margins.items()},
   }
 

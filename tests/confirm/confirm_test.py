@@ -2,14 +2,17 @@
 
 import io
 import json
+import pathlib
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from fmd_jax import confirm, inference, metrics, records
+from fmd_jax import confirm, evaluate, inference, metrics, records, report
 from fmd_jax.confirm import ladder
 from fmd_jax.inference import Reply
 from fmd_jax.records.writer import write_parquet
@@ -18,7 +21,10 @@ from fmd_jax.world.oracle import judge_question
 from fmd_jax.world.paraphrase import paraphrase
 from fmd_jax.world.questions import sample_question
 from fmd_jax.world.scenes import sample_scene
+from tests import failing_run
+from tests.runs import ROOT
 
+EMBEDDER = f"scripted://{ROOT / 'tests' / 'players.py'}:embed"
 SETTINGS = confirm.Settings(
   samples=4, temperature=1.0, guesses=2, answer_tokens=8, max_tokens=64, retries=0,
   seed=3,
@@ -261,3 +267,36 @@ def test_costs_are_at_least_what_is_asked(workdir):
     assert 0 < len(model.asked) <= cost[role].calls
   assert cost["second_judge"].usd > 0 and cost["answerer"].usd is None
   assert np.isfinite(cost["answerer"].input_tokens)
+
+
+def launch(*arguments):
+  return subprocess.run(
+    [sys.executable, "-m", "launch.confirm", *map(str, arguments)],
+    cwd=ROOT, capture_output=True, text=True, timeout=300,
+  )  # fmt: skip
+
+
+def test_the_command_tells_the_cost_and_then_asks(tmp_path):
+  workdir = failing_run.make(tmp_path)
+  judge = "--second_judge=oracle://?se=0.99&sp=0.99"
+  done = launch("--workdir", workdir, judge, "--dry_run", "--price=answerer=1,2")
+  assert done.returncode == 0, done.stderr
+  distinct = len(confirm.choose(workdir, 0, 0).rows)
+  assert f"{distinct} of {distinct} distinct failures" in done.stdout
+  assert "USD" in done.stdout and not (workdir / "confirmed.parquet").exists()
+  # 60 % of the answers are wrong, whichever the question.
+  done = launch("--workdir", workdir, judge)
+  assert done.returncode == 0, done.stderr
+  table = records.read_confirmed(workdir).table
+  assert f"{distinct} of {distinct}  1.000" in done.stdout
+  assert table["tier"].nunique() >= 3 and not table["open"].any()
+  # And the numbers and the page of a tier.
+  found = evaluate.measure(workdir, inference.resolve_embedder(EMBEDDER), 0, tier=2)
+  reached = int((table["tier"] >= 2).sum())
+  during = found["methods"]["zero_shot"]["during"]
+  assert during["fdr"]["count"] == reached < distinct
+  assert json.loads((workdir / "metrics-tier-2.json").read_text()) == found
+  page = pathlib.Path(report.build(workdir, tier=2))
+  assert page.name == "tier-2.html" and "missed again" in page.read_text()
+  done = launch("--workdir", workdir, judge, "--price=answerer")
+  assert done.returncode == 1 and "role=in,out" in done.stderr

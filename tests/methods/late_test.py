@@ -104,6 +104,7 @@ def train_late(folder, monkeypatch, *, before=lambda step, run: None, **changes)
   return config
 
 
+@pytest.mark.slow
 def test_late_groups_are_the_next_steps(tmp_path, monkeypatch):
   """Nothing moves (a rate of 0): what is computed anew must be what was sampled.
 

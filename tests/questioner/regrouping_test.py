@@ -95,6 +95,7 @@ def test_finished_rows_are_dropped_and_change_nothing(
     assert {(2, 8), (2, 4), (1, 1)} <= set(counted)
 
 
+@pytest.mark.slow
 def test_a_long_response_compiles_few_programs(model, prompts, monkeypatch):
   # One program a length would be 40. A response goes through the lengths of the cache
   # and the shapes of the rows in one direction: a call makes their sum at most, and all

@@ -1,34 +1,20 @@
 """Suites: frozen, hashed, asked alike; exit codes that CI can rely on."""
 
 import json
-import random
+import shutil
 import subprocess
 import sys
 
 import pandas as pd
 import pytest
 
-from fmd_jax import evaluate, inference, records, replay
+from fmd_jax import replay
 from fmd_jax.inference import Reply
 from fmd_jax.types import CRITERIA, ImageExample
-from fmd_jax.world import drawing, png
-from fmd_jax.world.scenes import sample_scene
-from tests.records.shards_test import record
-from tests.runs import ROOT, played_config
+from tests import failing_run
+from tests.runs import ROOT
 
 ASKING = replay.Asking(5, 1.0, 8, 64, 0, seed=1)
-SCRIPT = """
-import zlib
-def _fails(request, share):
-  text = f"{request.seed}/{request.sample}/{request.fields['question']}"
-  return zlib.crc32(text.encode()) % 100 < share
-def old(request):
-  return "nonsense" if _fails(request, 60) else "yes"
-def new(request):
-  return "nonsense" if _fails(request, 98) else "yes"
-def mute(request):
-  raise RuntimeError("down")
-"""
 
 
 class Model:
@@ -147,42 +133,7 @@ def test_answers_of_one_judge_only_are_compared(folder):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-  """An evaluated run on 24 pictures whose yes-or-no questions fail in all groups."""
-  folder = tmp_path_factory.mktemp("run")
-  (folder / "script.py").write_text(SCRIPT)
-  rng = random.Random(0)
-  rows = []
-  for i in range(24):
-    scene = sample_scene(rng)
-    image = ImageExample(f"p{i:02}", png.encode(drawing.render(scene), scene))
-    records.write_image(folder, image)
-    shapes = {o.shape for o in scene.objects}
-    for slot, shape in enumerate(sorted(shapes)[:3]):
-      # True of each picture, so that "yes" is right.
-      rows.append(
-        record(
-          0, image.image_id, slot, method="zero_shot",
-          question=f"Is there a {'n ' if shape[0] in 'aeiou' else ''}{shape}?".replace(
-            "a n ", "an "
-          ),
-          answer="nonsense" if slot else "yes", prefix="is there",
-        )
-      )  # fmt: skip
-  records.write_shard(folder, "zero_shot", "train", 0, rows)
-  config = played_config(
-    **{
-      "roles.answerer": f"scripted://{folder}/script.py:old",
-      "methods": ("zero_shot",),
-    }
-  )
-  judge = inference.resolve("oracle://")
-  plan = evaluate.make_plan(folder)
-  evaluate.evaluate(folder, judge, plan, max_tokens=64, retries=0)
-  answerer = inference.identity(inference.resolve(config.roles.answerer))
-  (folder / "config.json").write_text(json.dumps(config.to_dict()))
-  manifest = {"run_id": "r", "models": {"answerer": answerer}}
-  (folder / "manifest.json").write_text(json.dumps(manifest))
-  return folder
+  return failing_run.make(tmp_path_factory.mktemp("run"))
 
 
 def launch(*arguments):
@@ -192,31 +143,41 @@ def launch(*arguments):
   )  # fmt: skip
 
 
-def test_the_command_and_its_exit_codes(run, tmp_path):
-  """0: unchanged; 1: worse; 2: refused; 3: unscored. A crash may never look like 1."""
-  suite = tmp_path / "suite"
-  made = launch("make", "--workdir", run, "--suite", suite, "--failures=30")
-  assert made.returncode == 0, made.stderr
-  assert "150 calls" not in made.stdout and "fresh answers" in made.stdout
-  script = f"scripted://{run}/script.py"
-  found = {}
-  for name in ("old", "new", "mute"):
-    out = tmp_path / name
-    done = launch(
-      "--suite", suite, f"--roles.answerer={script}:{name}", "--workdir", out
-    )
-    found[name] = (done.returncode, done.stdout, done.stderr)
-  assert found["old"][0] == 0, found["old"]
-  assert found["new"][0] == 1 and "newly failing" in found["new"][1], found["new"]
-  assert found["mute"][0] == 2 and "no question has" in found["mute"][2], found["mute"]
-  page = (tmp_path / "new" / "replay.html").read_text()
+@pytest.fixture(scope="module")
+def made(run, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("suites") / "suite"
+  done = launch("make", "--workdir", run, "--suite", folder, "--failures=30")
+  assert done.returncode == 0, done.stderr
+  assert "5 fresh answers each; at most" in done.stdout
+  return folder
+
+
+def asked(suite, run, name, out):
+  model = f"--roles.answerer=scripted://{run}/script.py:{name}"
+  return launch("--suite", suite, model, "--workdir", out)
+
+
+def test_a_worse_model_is_exit_code_1_and_a_refused_suite_2(made, run, tmp_path):
+  """A crash, a wrong flag, a changed suite may never look like a regression."""
+  done = asked(made, run, "new", tmp_path)
+  assert done.returncode == 1 and "newly failing" in done.stdout, done
+  page = (tmp_path / "replay.html").read_text()
   assert "data:image/jpeg" in page and "newly failing" in page
-  result = json.loads((tmp_path / "new" / "replay.json").read_text())
+  result = json.loads((tmp_path / "replay.json").read_text())
   assert result["regressions"]
-  table = pd.read_csv(tmp_path / "new" / "replay.csv")
+  table = pd.read_csv(tmp_path / "replay.csv")
   assert table["name"].tolist() == [row["name"] for row in result["table"]]
-  image = next((suite / "images").iterdir())
+  changed = shutil.copytree(made, tmp_path / "changed")
+  image = next((changed / "images").iterdir())
   image.write_bytes(image.read_bytes() + b" ")
-  done = launch("--suite", suite, f"--roles.answerer={script}:old")
+  done = asked(changed, run, "old", tmp_path / "no")
   assert done.returncode == 2 and image.name in done.stderr
-  assert launch("--no_such_flag", "--suite", suite).returncode == 2
+  assert launch("--no_such_flag", "--suite", changed).returncode == 2
+
+
+@pytest.mark.slow
+def test_the_same_model_is_exit_code_0_and_a_mute_one_2(made, run, tmp_path):
+  done = asked(made, run, "old", tmp_path / "old")
+  assert done.returncode == 0, done
+  done = asked(made, run, "mute", tmp_path / "mute")
+  assert done.returncode == 2 and "no question has" in done.stderr, done

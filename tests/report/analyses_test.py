@@ -48,12 +48,31 @@ def test_tables_and_figures_are_shown_as_text_and_pictures(workdir):
 def test_rates_without_the_judges_errors_stand_beside(workdir):
   # Wrong: a column of dashes where nobody measured the judge.
   path = workdir / "metrics.json"
-  title = "FDR, the judge&#39;s errors taken out"
+  title, other = (f"{x}, the judge&#39;s errors taken out" for x in ("FDR", "QVR"))
   assert title not in read(report.build(workdir))
   content = json.loads(path.read_text())
   fdr = {"value": 0.123, "low": 0.1, "high": 0.15}
   content["methods"]["grpo"]["after"]["corrected"] = {"fdr": fdr, "qvr": fdr}
   content["methods"]["zero_shot"]["after"]["corrected"] = None
+  nothing = {"value": None, "low": None, "high": None}
+  lost = {
+    "fdr": nothing,
+    "qvr": nothing,
+    "reason": "the judge can't be told from chance",
+  }
+  content["methods"]["zero_shot"]["during"]["corrected"] = lost
+  ratio = {"value": 2.5, "low": 2.1, "high": 3.25}
+  content["comparison"]["grpo"]["after"]["corrected_fdr_ratio"] = ratio
   path.write_text(json.dumps(content))
   source = read(report.build(workdir))
   assert source.count(f'data-label="{title}"') == 4 and "10.0–15.0" in source
+  assert source.count(f'data-label="{other}"') == 4
+  # Beside the raw number wherever a reader meets it first: in a sentence and on a tile.
+  said = "; 12.3%, 10.0–15.0, without the judge&#39;s errors"
+  assert len(re.findall(rf'class="headline">RL[^<]*%{re.escape(said)}', source)) == 1
+  assert (
+    len(re.findall(rf'class="small">of the valid[^<]*{re.escape(said)}', source)) == 1
+  )
+  assert "; 2.50, 2.10 to 3.25, without" in source
+  # And where nothing can be said, why.
+  assert "told from chance" in source and ">uncalibrated</span>" in source

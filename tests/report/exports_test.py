@@ -1,4 +1,5 @@
 import json
+import pathlib
 import re
 
 import numpy as np
@@ -24,7 +25,8 @@ def workdir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def exported(workdir, tmp_path_factory):
   target = tmp_path_factory.mktemp("out") / "failures"
-  return target, report.export(workdir[0], target)
+  made = report.export(workdir[0], target)
+  return target, {form: pathlib.Path(folder) for form, folder in made.items()}
 
 
 def distinct(rows):

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import hashlib
+import queue
 import threading
 
 import grpc
@@ -139,6 +140,39 @@ def test_an_engine_that_fails_is_internal_and_the_server_goes_on(
       inference.resolve(f"grpc://{address}/a").generate([request("x")])
     replies = inference.resolve(f"grpc://{address}/b").generate([request("x")])
     assert replies[0].text.startswith("x|")
+
+
+def test_an_engine_that_has_ended_ends_the_sidecar(monkeypatch):
+  # Wrong: it answers INTERNAL for ever, which ends runs that have another sidecar, and
+  # nobody starts it again.
+  class Dead:
+    name, revision, dead = "dead", "", False
+
+    def generate(self, requests):
+      self.dead = True
+      raise RuntimeError("out of memory")
+
+  monkeypatch.setattr(inference, "load_engine", lambda spec: Dead())
+  codes: queue.Queue = queue.Queue()
+
+  def ask(address):
+    with grpc.insecure_channel(address) as channel:
+      try:
+        message = pb.GenerateRequest(
+          role="a", requests=[pb.Request(messages_json="[]", max_tokens=1)]
+        )
+        codes.put(list(rpc.SidecarStub(channel).Generate(message)))
+      except grpc.RpcError as error:
+        codes.put(error.code())
+
+  with pytest.raises(ChildProcessError, match="dead has ended: .*out of memory"):
+    server.serve(
+      {"a": "dead://"},
+      host="127.0.0.1",
+      port=0,
+      on_ready=lambda address: threading.Thread(target=ask, args=(address,)).start(),
+    )
+  assert codes.get(timeout=30) == grpc.StatusCode.UNAVAILABLE
 
 
 def test_images_travel_once_and_in_chunks(sidecar, monkeypatch):

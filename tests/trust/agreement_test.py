@@ -83,6 +83,22 @@ def test_ac1_and_kappa_where_one_label_is_rare():
   assert fleiss_kappa(counts) < 0 < trust.gwet_ac1(labels)
 
 
+@settings(max_examples=60, deadline=None)
+@given(GAPS, st.data())
+def test_a_weight_is_as_many_items_of_the_kind(labels, data):
+  """Without weights, items that a study draws more often count too much."""
+  n = len(labels)
+  times = data.draw(st.lists(st.integers(1, 4), min_size=n, max_size=n))
+  once, weight = np.array(labels), np.array(times, float)
+  often = np.repeat(once, times, 0)
+  a, b = once[:, 0], once[:, 1]
+  for measure in (trust.percent_agreement, trust.cohen_kappa):
+    got, want = measure(a, b, weight), measure(often[:, 0], often[:, 1])
+    assert got == (want if want is None else pytest.approx(want))
+  got, want = trust.gwet_ac1(once, weight), trust.gwet_ac1(often)
+  assert got == (want if want is None else pytest.approx(want))
+
+
 def test_majority_and_ties():
   """A tie has no majority: read as 0 it would be "invalid" by default."""
   nan = np.nan

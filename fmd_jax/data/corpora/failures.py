@@ -1,11 +1,13 @@
 """failures://: valid questions that a model answered wrongly, as a run found them."""
 
+import io
 import json
 import operator
 import pathlib
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from etils import epath
 
 from fmd_jax.data.corpora.corpus import Item, Origin
 from fmd_jax.data.options import parse_options
@@ -30,13 +32,13 @@ class Failures:
     options = parse_options(query, {"method": "", "split": "", "limit": None})
     self.name = f"failures://{location}" + (f"?{query}" if query else "")
     self.skipped: list[Skipped] = []
-    self._folder = None
+    self._folder: epath.Path | None = None
     if location.startswith("testbed/"):
       if options["method"] or options["split"]:
         raise ValueError("shipped failures have no option but limit")
       by_image, revision = _read_shipped(location.removeprefix("testbed/"))
     else:
-      self._folder = pathlib.Path(location)
+      self._folder = epath.Path(location)
       by_image, revision = self._read(options["method"], options["split"])
     self._items = list(by_image.items())[: options["limit"]]
     if not self._items:
@@ -63,7 +65,7 @@ class Failures:
     ]
     return {i: tuple(asked) for i, asked in found.items()}, _answerer(self._folder)
 
-  def _image(self, image_id: str) -> pathlib.Path:
+  def _image(self, image_id: str) -> epath.Path:
     return self._folder / "images" / f"{image_id}.png"
 
   def __len__(self) -> int:
@@ -76,7 +78,7 @@ class Failures:
     return ImageExample(image_id, self._image(image_id).read_bytes()), questions
 
 
-def _evaluations(folder: pathlib.Path, method: str, split: str) -> list:
+def _evaluations(folder: epath.Path, method: str, split: str) -> list:
   if split not in ("", "train", "heldout"):
     raise ValueError(f"split is {split!r}; it can be train or heldout, or left out")
   paths = sorted((folder / "evaluations").glob("*.parquet"))
@@ -86,7 +88,9 @@ def _evaluations(folder: pathlib.Path, method: str, split: str) -> list:
       f"`python -m launch.evaluate --workdir {folder}` has not been run"
     )
   columns = ["method", "split", "image_id", "question", "valid", "correct"]
-  tables = [pq.read_table(path, columns=columns) for path in paths]
+  tables = [
+    pq.read_table(io.BytesIO(path.read_bytes()), columns=columns) for path in paths
+  ]
   tables = [table for table in tables if len(table)]
   named = [(t["method"][0].as_py(), t["split"][0].as_py(), t) for t in tables]
   chosen = [t for m, s, t in named if method in ("", m) and split in ("", s)]
@@ -96,7 +100,7 @@ def _evaluations(folder: pathlib.Path, method: str, split: str) -> list:
   return chosen
 
 
-def _answerer(folder: pathlib.Path) -> str:
+def _answerer(folder: epath.Path) -> str:
   path = folder / "manifest.json"
   manifest = json.loads(path.read_text()) if path.is_file() else {"models": {}}
   return f"answered by {manifest['models'].get('answerer', 'an unknown model')}"

@@ -140,6 +140,11 @@ class VLLMEngine:
     self.name, self.revision = name, folders.revision(folder)
     self.settings = f"vllm {dtype}"
 
+  @property
+  def dead(self) -> bool:
+    """Whether vLLM's own process has ended; nothing brings it back."""
+    return self._engine.errored
+
   def close(self) -> None:
     """Ends vLLM's processes; those that stay are ended with ours."""
     self._engine.shutdown()

@@ -83,7 +83,7 @@ def _config() -> str:
     [
       "<View>",
       f"  <Header value={quoteattr(INSTRUCTION)}/>",
-      '  <Image name="image" value="$image"/>',
+      '  <Image name="image" value="$image" maxWidth="480px"/>',
       '  <Header value="Question"/>',
       '  <Text name="question" value="$question"/>',
       _choices("valid", "Is this a valid question about the picture?", first),

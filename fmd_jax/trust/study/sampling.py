@@ -10,6 +10,7 @@ from etils import epath
 
 from fmd_jax import metrics
 from fmd_jax.evaluate import allocate, draw, read_evaluations
+from fmd_jax.records.reader import read_parquet
 from fmd_jax.trust.scoring import KEY
 
 CELL = ["method", "split", "verdict"]
@@ -49,7 +50,7 @@ def judged_slots(
   )
   path = epath.Path(workdir) / "taxonomy" / "assignments.parquet"
   if path.exists():
-    rows = metrics.with_skills(rows, pd.read_parquet(path))
+    rows = metrics.with_skills(rows, read_parquet(path))
   rows = rows[(rows["status"] == "ok") & rows["valid"].notna()].reset_index(drop=True)
   if not len(rows):
     raise ValueError(f"no question of {workdir} was given a verdict")

@@ -142,7 +142,7 @@ function welcome() {
 
 function guide() {
   const { screen } = state;
-  const keys = [["V", "valid"], ["I", "invalid"], ["F", "cannot judge"], ["C", "the answer is correct"],
+  const keys = [["V", "valid"], ["I", "invalid"], ["F", "flag: you cannot judge it"], ["C", "the answer is correct"],
     ["X", "the answer is incorrect"], ["1–4", "a rule or a reason"], ["Esc", "one step back"],
     ["L", "your last answer, to correct it"], ["?", "this guide"]];
   $("guide").replaceChildren(
@@ -222,7 +222,7 @@ function step(name) {
     parts.push(prompt("Is this a valid question about the picture?"), make("div", { class: "choices row" },
       choice("V", "Valid", given?.valid === 1, () => step("answer"), { kind: "yes" }),
       choice("I", "Invalid", given?.valid === 0, () => step("criterion"), { kind: "no" }),
-      choice("F", "Cannot judge", given?.flag, () => step("flag"))));
+      choice("F", "Flag", given?.flag, () => step("flag"))));
   } else if (name === "criterion") {
     parts.push(prompt("What is wrong with it?"), make("div", { class: "choices" },
       ...screen.criteria.map((rule, i) => choice(String(i + 1), rule.title, given?.criterion === rule.name,
@@ -264,15 +264,15 @@ async function answer(given) {
 function sure(seconds) {
   return new Promise((decide) => {
     const dialog = $("slow");
-    const close = (value) => { dialog.returnValue = value; dialog.close(value); };
-    dialog.returnValue = "";
+    const close = (value) => { dialog.close(); decide(value); };
+    // Not by the event "close": it comes late, when the dialog may be open again.
+    dialog.oncancel = (event) => { event.preventDefault(); close(false); };
     dialog.replaceChildren(
       make("h2", { id: "slow-title", text: "That was quick" }),
       make("p", { text: `You answered after ${seconds.toFixed(1)} seconds. Have you looked at the picture and read every word? Careless answers make the study useless.` }),
       make("div", { class: "below" },
-        make("button", { class: "main", text: "Look again", click: () => close("") }),
-        make("button", { text: "My answer stands", click: () => close("sure") })));
-    dialog.addEventListener("close", () => decide(dialog.returnValue === "sure"), { once: true });
+        make("button", { class: "main", text: "Look again", click: () => close(false) }),
+        make("button", { text: "My answer stands", click: () => close(true) })));
     dialog.showModal();
   });
 }
