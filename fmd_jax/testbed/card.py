@@ -206,22 +206,15 @@ def _second_turn(name: str, report: dict) -> str:
     "target whose mistakes are drawn evenly, then valid questions of its own that go",
     "on from the mistakes. ConMe's second turn is asked by it",
     "(`config.conme.questioner`). At temperature 1, by the oracle, on held-out scenes.",
-    "In brackets: of the first turn. Same cell, same skill: of valid questions after a",
-    "mistake, what they share with it; in brackets: with a mistake of another dialogue",
-    "about the same picture.",
+    "In brackets: of the first turn.",
     "",
-    "| K | unparsed | valid | asked before | same cell | same skill | n |",
-    "|---|---|---|---|---|---|---|",
+    "| K | unparsed | valid | asked before | n |",
+    "|---|---|---|---|---|",
   ]
   for k, row in report["second_turn"].items():
-    cell, skill = (
-      f"{row[key]:.3f} ({row['by_chance'][key]:.3f})"
-      for key in ("same_cell", "same_skill")
-    )
     valid = f"{row['valid']:.3f} ({row['first']['valid']:.3f})"
     lines.append(
-      f"| {k} | {row['unparsed']:.4f} | {valid} | {row['repeated']:.3f} | {cell} "
-      f"| {skill} | {row['n']} |"
+      f"| {k} | {row['unparsed']:.4f} | {valid} | {row['repeated']:.3f} | {row['n']} |"
     )
   return "\n".join([*lines, ""])
 

@@ -231,10 +231,7 @@ def measure(folder: str, scenes: int, k: int) -> dict:
 
   Returns:
     "n" slots of the second turn and the shares "unparsed", "valid" and "repeated"
-    (asked in the first turn); of valid questions after a mistake, but for those that
-    ask the same again, "same_cell" and "same_skill"; "by_chance": those with the
-    mistakes of another dialogue about the same picture; "first": of the first turns
-    "valid".
+    (asked in the first turn); "first": of the first turns "valid".
   """
   seeds, rng = range(_HELDOUT_SEED, _HELDOUT_SEED + scenes), random.Random(k)
   agent = Agent(
@@ -246,7 +243,7 @@ def measure(folder: str, scenes: int, k: int) -> dict:
   )
   params, workers = nnx.state(agent.model), Workers()
   begun = ask(inference.checkpoint_folder(BASE), seeds, k, _DIALOGUES, 1)
-  slots, own, others = (collections.Counter() for _ in range(3))
+  count: collections.Counter = collections.Counter()
   for at in range(0, len(begun), _IMAGES):
     shown, dialogues, firsts = [], [], []
     for scene, image, responses in begun[at : at + _IMAGES]:
@@ -260,37 +257,13 @@ def measure(folder: str, scenes: int, k: int) -> dict:
     samples = agent.sample(params, inputs, jax.random.key(at))
     for i, (response,) in enumerate(agent.texts(samples)):
       scene, first = firsts[i]
-      # Of the same picture: the dialogues of a scene lie side by side.
-      other = firsts[i - i % _DIALOGUES + (i + 1) % _DIALOGUES][1]
-      slots["first_valid"] += sum(
-        judge_question(q, scene).valid for q in first.questions
-      )
+      known = (judge_question(q, scene) for q in first.questions)
+      count["first"] += sum(verdict.valid for verdict in known)
       for question in parse_response(response, k):
-        slots["n"] += 1
-        slots["unparsed"] += question is None
-        slots["repeated"] += question in first.questions
-        verdict = judge_question(question or "", scene)
-        slots["valid"] += verdict.valid
-        if verdict.valid:
-          _count(own, verdict, first.mistaken)
-          _count(others, verdict, other.mistaken)
-
-  def shares(count: collections.Counter, of: str, names: tuple[str, ...]) -> dict:
-    return {name: round(count[name] / max(count[of], 1), 4) for name in names}
-
-  near = ("same_cell", "same_skill")
-  return {
-    "n": slots["n"],
-    **shares(slots, "n", ("unparsed", "valid", "repeated")),
-    **shares(own, "n", near),
-    "by_chance": shares(others, "n", near),
-    "first": {"valid": round(slots["first_valid"] / max(slots["n"], 1), 4)},
-  }
-
-
-def _count(count, verdict: QuestionVerdict, mistaken: list[QuestionVerdict]) -> None:
-  if mistaken and all(verdict.program != other.program for other in mistaken):
-    near = goes_on(verdict, mistaken)
-    count["n"] += 1
-    count["same_cell"] += near == 2
-    count["same_skill"] += any(verdict.skills[0] == m.skills[0] for m in mistaken)
+        count["n"] += 1
+        count["unparsed"] += question is None
+        count["repeated"] += question in first.questions
+        count["valid"] += judge_question(question or "", scene).valid
+  shares = {name: round(count[name] / count["n"], 4) for name in count if name != "n"}
+  first_valid = shares.pop("first")
+  return {"n": count["n"], **shares, "first": {"valid": first_valid}}
