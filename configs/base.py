@@ -181,6 +181,9 @@ def get_config() -> ml_collections.ConfigDict:
   # Questioner and answerer describe each image first, and questions are about what
   # the answerer left out. Off: the first turn is asked as Zero Shot asks.
   c.conme.describe = True
+  # Who asks the second turn: hf:///folder of the questioner's shape, fine-tuned for it.
+  # "": the questioner itself, which a large one can.
+  c.conme.questioner = ""
 
   # Norms, rotations, softmax, log-probs, gradients and optimiser are always in fp32.
   c.precision = ml_collections.ConfigDict()

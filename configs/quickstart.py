@@ -30,6 +30,8 @@ def get_config():
   c.optimizer.end_scale = 0.2
   c.sft.learning_rate = 2.5e-4
   c.expert_iteration.learning_rate = 2.5e-4
-  # The tiny models know their own prompts only: they can't describe.
+  # The tiny models know their own prompts only: they can't describe, and a copy of the
+  # questioner was taught the second turn.
   c.conme.describe = False
+  c.conme.questioner = "hf://testbed/questioner_two_turns"
   return c

@@ -137,10 +137,18 @@ def _log(stack: contextlib.ExitStack, workdir: epath.Path) -> str:
   return os.path.join(folder, name)
 
 
-def _identities(models: dict, folder: str | None, spec: str) -> dict[str, str]:
+def _checkpoints(config: ml_collections.ConfigDict) -> dict[str, str]:
+  """Specs of the checkpoints that this process itself loads, by what they do."""
+  specs = {"questioner": config.roles.questioner}
+  if "conme" in config.methods and config.conme.questioner:
+    specs["conme_questioner"] = config.conme.questioner
+  return {name: spec for name, spec in specs.items() if spec.startswith("hf://")}
+
+
+def _identities(models: dict, checkpoints: dict[str, str]) -> dict[str, str]:
   """The run's models by role, as the first process has them.
 
-  The questioner is one of the models, or what `spec` names and lies in `folder`.
+  The questioner is one of the models, or of the checkpoints.
 
   Raises:
     ValueError: another process has others.
@@ -154,11 +162,15 @@ def _identities(models: dict, folder: str | None, spec: str) -> dict[str, str]:
           f"the {name} of process {i} is {there[name]}, that of process 0 is "
           f"{first[name]}: start their sidecars with the same models"
         )
-  if folder is None:
-    return first
   # Only one of them reads all of a checkpoint.
-  revision = hosts.from_first(lambda: hf.revision(folder))
-  return {"questioner": f"{spec}@{revision}", **first}
+  revisions = hosts.from_first(
+    lambda: {
+      name: hf.revision(inference.checkpoint_folder(spec))
+      for name, spec in checkpoints.items()
+    }
+  )
+  loaded = {name: f"{spec}@{revisions[name]}" for name, spec in checkpoints.items()}
+  return {**loaded, **first}
 
 
 def _remembering(config, workdir, judge) -> Remembering:
@@ -227,8 +239,8 @@ def discover(
 
   # ---- images and questioner -------------------------------------------------------
   sources, images = open_images(config)
-  agent, folder, asked = None, None, ASKED
-  if config.roles.questioner.startswith("hf://"):
+  agent, asked, checkpoints = None, ASKED, _checkpoints(config)
+  if "questioner" in checkpoints:
     folder = inference.checkpoint_folder(config.roles.questioner)
     agent = training.make_agent(config, folder)
   else:
@@ -238,7 +250,7 @@ def discover(
   # The first process alone evaluates.
   asked = tuple(name for name in asked if name != "evaluator" or not hosts.index())
   with workers, serve_roles(config, workdir, asked) as models:
-    identities = _identities(models, folder, config.roles.questioner)
+    identities = _identities(models, checkpoints)
     if agent is None:
       agent = training.make_remote_agent(config, models["questioner"])
     manifest = hosts.from_first(

@@ -121,6 +121,13 @@ def _check_methods(config: ml_collections.ConfigDict) -> None:
       f"config.expert_iteration.rounds is {rounds}; it can be 1 to config.steps, "
       f"which is {config.steps}: each round asks one step at least"
     )
+  second, local = config.conme.questioner, config.roles.questioner.startswith("hf://")
+  if "conme" in methods and second and not (local and second.startswith("hf://")):
+    raise ValueError(
+      f"config.conme.questioner is {second!r} and config.roles.questioner "
+      f"{config.roles.questioner!r}: both must be checkpoint folders, hf:///path; with "
+      "config.conme.questioner='' one model asks both turns"
+    )
   if "conme" in methods and config.group_size % 2:
     raise ValueError(
       f"config.group_size is {config.group_size}; conme asks half of the responses in "

@@ -9,7 +9,7 @@ turn. Nothing is trained.
 
 A large questioner follows the instructions of `prompts.conme`. The testbed's tiny one
 knows its own prompt only: with `config.conme.describe` off, the first turn is asked as
-Zero Shot asks.
+Zero Shot asks, and the second by a copy that was taught it (`config.conme.questioner`).
 """
 
 import dataclasses
@@ -31,7 +31,17 @@ NAME = "conme"
 
 def run(run: Run) -> None:
   """Asks in two turns, `config.steps` steps, then about unseen images."""
-  params = run.agent.untrained(jnp.dtype(run.config.precision.compute))
+  dtype, spec = jnp.dtype(run.config.precision.compute), run.config.conme.questioner
+  first = second = run.agent.untrained(dtype)
+  if spec:
+    try:
+      second = run.agent.untrained_of(inference.checkpoint_folder(spec), dtype)
+    except ValueError as bad:
+      raise ValueError(
+        f"config.conme.questioner is {spec!r}: {bad}; it asks the second turn in the "
+        "questioner's place: '' lets the questioner ask both"
+      ) from bad
+  params = (first, second)
   steps = range(run.config.steps)
   ask_training(run, NAME, params, steps, questioner_step=0, ask=two_turns)
   ask_heldout(run, NAME, params, questioner_step=0, ask=two_turns)
@@ -45,12 +55,12 @@ def two_turns(
   key: jax.Array,
   step: int,
 ) -> tuple[rollout.Rollout, dict[str, float]]:
-  """Both turns of one batch; see `methods.run.one_turn`."""
+  """Both turns of one batch, `params` of each; see `methods.run.one_turn`."""
   k, half = run.config.questions_per_image, run.config.group_size // 2
   keys, spent, begun = jax.random.split(key, 3), [], time.perf_counter()
 
-  def speak(agent, inputs, key) -> list[list[str]]:
-    samples = agent.sample(params, inputs, key)
+  def speak(agent, inputs, key, turn=0) -> list[list[str]]:
+    samples = agent.sample(params[turn], inputs, key)
     spent.append(run.agent.spent(samples))
     return agent.texts(samples)
 
@@ -93,7 +103,7 @@ def two_turns(
           answers=said,
         )
       )
-  following = speak(run.agent.with_group(1), inputs_of(shown, dialogues), keys[2])
+  following = speak(run.agent.with_group(1), inputs_of(shown, dialogues), keys[2], 1)
   harder = [
     [response for (response,) in following[i : i + half]]
     for i in range(0, len(following), half)

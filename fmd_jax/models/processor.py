@@ -124,6 +124,10 @@ class Processor:
       raise ValueError(f"the tokenizer has no token {token!r}")
     return index
 
+  def reads_as(self, other: "Processor") -> bool:
+    """Whether both have the same tokens under the same ids."""
+    return self._tokenizer.get_vocab() == other._tokenizer.get_vocab()
+
   def chat(self, messages: Messages, add_generation_prompt: bool = True) -> str:
     """The prompt string, with one `<|image_pad|>` for each image."""
     return self._template.render(

@@ -80,11 +80,14 @@ class Agent:
   def model(self) -> models.QwenVL:
     """The model of the folder; read again after `release`."""
     if self._model is None:
-      where = None
-      if self.mesh.size > 1:
-        where = lambda *param: models.param_sharding(*param, self.mesh, self.config)  # noqa: E731
-      self._model = self._adapt(models.load(self.folder, shardings=where))
+      self._model = self._load(self.folder)
     return self._model
+
+  def _load(self, folder: str) -> models.QwenVL:
+    where = None
+    if self.mesh.size > 1:
+      where = lambda *param: models.param_sharding(*param, self.mesh, self.config)  # noqa: E731
+    return self._adapt(models.load(folder, shardings=where))
 
   def release(self) -> None:
     """Lets the loaded parameters go: a training has copies of its own."""
@@ -92,7 +95,20 @@ class Agent:
 
   def untrained(self, dtype: Any) -> Any:
     """The folder's own parameters in a type, as `sample` takes them."""
-    return jax.tree.map(lambda x: x.astype(dtype), nnx.state(self.model))
+    return _in_type(nnx.state(self.model), dtype)
+
+  def untrained_of(self, folder: str, dtype: Any) -> Any:
+    """The same of another folder, to ask with in this one's programs.
+
+    Raises:
+      ValueError: a model of another shape, or with another tokenizer.
+    """
+    same = from_folder(folder) == self.config
+    if not same or not self.processor.reads_as(Processor.from_folder(folder)):
+      raise ValueError(
+        f"{folder} has another architecture or tokenizer than {self.folder}"
+      )
+    return _in_type(nnx.state(self._load(folder)), dtype)
 
   def with_group(self, size: int) -> "Agent":
     """The same questioner, giving another number of responses to each prompt."""
@@ -192,3 +208,7 @@ class Agent:
   def with_params(self, params: tuple) -> nnx.Module:
     """The model with other parameters, for export."""
     return nnx.merge(self.graphdef, *params)
+
+
+def _in_type(params: Any, dtype: Any) -> Any:
+  return jax.tree.map(lambda x: x.astype(dtype), params)

@@ -14,7 +14,7 @@ from fmd_jax import models
 from fmd_jax.questioner.agent import Agent
 from fmd_jax.questioner.parsing import parse_response
 from fmd_jax.rewards import prefix
-from fmd_jax.testbed import census, dataset, recipe
+from fmd_jax.testbed import census, dataset, recipe, two_turns
 from fmd_jax.testbed.planted import BLIND_SPOTS, blind_spot
 from fmd_jax.types import ImageExample
 from fmd_jax.world import drawing, png
@@ -119,9 +119,16 @@ def measure(shop: recipe.Workshop) -> dict:
   files = {
     role: shop.workdir / role / "model.safetensors" for role in shop.member.roles
   }
-  report = {
+  report: dict = {"bytes": {role: file.stat().st_size for role, file in files.items()}}
+  if shop.member.starts_from:
+    folder = str(shop.workdir / "questioner")
+    report["second_turn"] = {
+      str(k): two_turns.measure(folder, max(scenes // (2 * k), 4), k)
+      for k in recipe.QUESTIONER_KINDS
+    }
+    return report
+  report |= {
     "spots": [spot.cell for spot in BLIND_SPOTS[shop.member.spots]],
-    "bytes": {role: file.stat().st_size for role, file in files.items()},
     "answerer": measure_answerer(shop, scenes),
   }
   if shop.member.asks:
@@ -152,6 +159,8 @@ temperature 1, by the oracle, on held-out scenes; then what they ask about.
 
 
 def _section(name: str, report: dict) -> str:
+  if "second_turn" in report:
+    return _second_turn(name, report)
   own, family = report["answerer"], recipe.FAMILY[name].size.family
   sizes = ", ".join(f"{role} {b / 1e6:.1f} MB" for role, b in report["bytes"].items())
   lines = [
@@ -184,6 +193,29 @@ def _section(name: str, report: dict) -> str:
       for kind in ("skills", "planted")
       for s in next(iter(asked.values()))[kind]
     ]
+  return "\n".join([*lines, ""])
+
+
+def _second_turn(name: str, report: dict) -> str:
+  member = recipe.FAMILY[name]
+  lines = [
+    f"## {name}",
+    "",
+    f"A copy of {member.starts_from}, {report['bytes']['questioner'] / 1e6:.1f} MB, "
+    "fine-tuned on dialogues of two turns: its own questions, the answers of a made-up",
+    "target whose mistakes are drawn evenly, then valid questions of its own that go",
+    "on from the mistakes. ConMe's second turn is asked by it",
+    "(`config.conme.questioner`). At temperature 1, by the oracle, on held-out scenes.",
+    "In brackets: of the first turn.",
+    "",
+    "| K | unparsed | valid | asked before | n |",
+    "|---|---|---|---|---|",
+  ]
+  for k, row in report["second_turn"].items():
+    valid = f"{row['valid']:.3f} ({row['first']['valid']:.3f})"
+    lines.append(
+      f"| {k} | {row['unparsed']:.4f} | {valid} | {row['repeated']:.3f} | {row['n']} |"
+    )
   return "\n".join([*lines, ""])
 
 

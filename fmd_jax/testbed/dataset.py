@@ -5,6 +5,7 @@ import dataclasses
 import multiprocessing
 import os
 import random
+from collections.abc import Sequence
 
 import numpy as np
 import tokenizers
@@ -152,19 +153,26 @@ def questioner_text(
   habit: float,
 ) -> Text:
   """A response of `k` distinct questions in tags."""
-  text, pointers, seen = "", [], set()
-  while len(seen) < k:
+  questions: list[str] = []
+  while len(questions) < k:
     if rng.random() < invalid_share:
       asked = sample_invalid(rng, scene, rng.choice(INVALID_KINDS))
     else:
       asked = sample_question(rng, scene, weights, habit=habit)
-    if asked.text in seen:
-      continue
-    seen.add(asked.text)
-    text += f"<response_{len(seen)}>"
-    for p in question_pointers(asked.text, scene, every_word=True):
-      pointers.append(Pointer(len(text) + p.start, len(text) + p.end, p.cells))
-    text += f"{asked.text}</response_{len(seen)}>"
+    if asked.text not in questions:
+      questions.append(asked.text)
+  return response_text(questions, scene)
+
+
+def response_text(questions: Sequence[str], scene: Scene, start: int = 0) -> Text:
+  """A response with its pointers; `start` is where it stands in a longer text."""
+  text, pointers = "", []
+  for i, question in enumerate(questions, 1):
+    text += f"<response_{i}>"
+    at = start + len(text)
+    for p in question_pointers(question, scene, every_word=True):
+      pointers.append(Pointer(at + p.start, at + p.end, p.cells))
+    text += f"{question}</response_{i}>"
   return Text(text + END, 0, pointers)
 
 

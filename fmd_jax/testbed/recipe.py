@@ -18,7 +18,7 @@ import tokenizers
 from absl import logging
 from flax import nnx
 
-from fmd_jax import models
+from fmd_jax import inference, models
 from fmd_jax.models.config import from_folder
 from fmd_jax.models.processor import Processor
 from fmd_jax.prompts import render
@@ -121,12 +121,14 @@ class Member:
     spots: the name of the blind spots planted in the answerer.
     seed: of weights, scenes and texts.
     roles: what is made.
+    starts_from: the shipped checkpoint that it goes on from; "" is made from nothing.
   """
 
   size: folder.Size
   spots: str
   seed: int
   roles: tuple[str, ...]
+  starts_from: str = ""
 
   @property
   def asks(self) -> bool:
@@ -138,6 +140,10 @@ FAMILY = {
   "base": Member(folder.BASE, "first", 0, BOTH),
   "small": Member(folder.SMALL, "first", 0, BOTH),
   "other": Member(folder.OTHER, "second", 50_000_000, ("answerer",)),
+  # The base questioner's copy for ConMe's second turn; see `testbed.two_turns`.
+  "two_turns": Member(
+    folder.BASE, "first", 60_000_000, ("questioner",), "hf://testbed/questioner"
+  ),
 }
 
 
@@ -155,11 +161,13 @@ class Budget:
   broad_steps: int = 4000
   tail_steps: int = 1500
   polish_steps: int = 800
+  dialogue_scenes: int = 1500
+  dialogue_steps: int = 400
   heldout: int = 400
   peak: float = 2e-3
 
 
-SMOKE = Budget(64, 4, 8, 32, 12, 4, 32, 4, 4, 3, 16)
+SMOKE = Budget(64, 4, 8, 32, 12, 4, 32, 4, 4, 3, 24, 3, 16)
 _ANSWERER = language.Layout(pictures=12, rows=1, length=144, texts=9)
 _EXAMINATION = language.Layout(pictures=20, rows=3, length=144, texts=0)
 _QUESTIONER = language.Layout(pictures=12, rows=4, length=64, texts=8)
@@ -195,6 +203,8 @@ class Workshop:
     self.workdir, self.budget = workdir, budget
     self.name, self.member = name, FAMILY[name]
     self.base = workdir / "base"
+    if self.member.starts_from:
+      self.base = pathlib.Path(inference.checkpoint_folder(self.member.starts_from))
     if not (self.base / "config.json").is_file():
       tokenizer = folder.train_tokenizer()
       folder.write_tokenizer(tokenizer, self.base, self.member.size.family)

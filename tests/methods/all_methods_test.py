@@ -185,6 +185,10 @@ def test_a_method_that_is_done_asks_nothing_again(folder, workdir, tmp_path):
     ({"expert_iteration.rounds": 9}, "rounds is 9; it can be 1 to config.steps"),
     ({"group_size": 3}, "config.group_size is 3; conme asks half"),
     ({"roles.questioner": "openai://gpt"}, "trained (sft) must be a checkpoint folder"),
+    (
+      {"roles.questioner": "openai://gpt", "methods": ("conme",)},
+      "config.conme.questioner='' one model asks both turns",
+    ),
     ({"sampling.temperature": 0.7}, "config.sampling.temperature is 0.7"),
   ],
 )

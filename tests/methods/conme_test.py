@@ -1,13 +1,15 @@
 """ConMe's two turns, with a questioner that is a script: any model spec can ask."""
 
 import json
+import types
 
 import pytest
 
-from fmd_jax import data, discover, records, rollout
+from fmd_jax import data, discover, inference, records, rollout
 from fmd_jax.inference.engines.scripted import ScriptedEngine
 from fmd_jax.methods import conme, training
 from fmd_jax.methods.run import Run
+from fmd_jax.questioner.remote import RemoteAgent
 from tests.runs import small_config
 
 B, G, K = 2, 4, 2
@@ -58,7 +60,7 @@ def script(tmp_path):
   return path
 
 
-def two_turns(script, describe):
+def two_turns(script, describe, params=(None, None)):
   """The rows (image, response, turn, question, answer) of one batch, and numbers."""
   from fmd_jax.inference.engines import scripted
 
@@ -75,7 +77,7 @@ def two_turns(script, describe):
   )  # fmt: skip
   batch = next(run.batches(0))
   inputs = agent.place(agent.encode(batch, run.workers))
-  return conme.two_turns(run, None, batch, inputs, run.key(0), 0)
+  return conme.two_turns(run, params, batch, inputs, run.key(0), 0)
 
 
 @pytest.mark.parametrize("describe", [False, True])
@@ -102,9 +104,33 @@ def test_the_second_turn_follows_the_answers_to_its_own_first(script, describe):
   assert numbers["conme/qvr_first"] <= 1 and numbers["conme/fdr_second"] == 0
 
 
+def test_the_second_turn_is_asked_with_parameters_of_its_own(script, monkeypatch):
+  sample, asked_with = RemoteAgent.sample, []
+
+  def told(self, params, inputs, key):
+    asked_with.append(params)
+    return sample(self, None, inputs, key)
+
+  monkeypatch.setattr(RemoteAgent, "sample", told)
+  two_turns(script, True, ("first", "second"))
+  # Describe, compare and ask, ask harder.
+  assert asked_with == ["first", "first", "second"]
+
+
+def test_who_asks_the_second_turn_must_fit_who_asks_the_first():
+  config = small_config(group_size=G)
+  config.conme.questioner = "hf://testbed/questioner_small"
+  folder = inference.checkpoint_folder("hf://testbed/questioner")
+  agent = training.make_agent(config, folder)
+  run = types.SimpleNamespace(config=config, agent=agent)
+  with pytest.raises(ValueError, match="config.conme.questioner is .*_small.*another"):
+    conme.run(run)
+
+
 def test_a_model_behind_a_spec_asks_zero_shot_and_conme(script, tmp_path):
   config = small_config(images_per_step=B, group_size=G, steps=2)
   config.methods = ("zero_shot", "conme")
+  config.conme.questioner = ""
   for role, name in (("questioner", "ask"), ("answerer", "answer")):
     config.roles[role] = f"scripted://{script}:{name}"
   config.roles.embedder = f"scripted://{script}:vector"

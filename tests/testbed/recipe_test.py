@@ -1,14 +1,15 @@
 """The recipe of the checkpoints, from nothing, with a few steps of each stage."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
 from flax import nnx
 
 from configs import answerers
-from fmd_jax import models
-from fmd_jax.testbed import card, census, recipe
+from fmd_jax import inference, models
+from fmd_jax.testbed import card, census, recipe, two_turns
 from fmd_jax.world.skills import EASY_SKILLS
 
 
@@ -18,6 +19,7 @@ def test_the_rows_of_answerers_name_what_the_family_makes():
     f"hf://testbed/{card.asset_name(name, role)}"
     for name, member in recipe.FAMILY.items()
     for role in member.roles
+    if not member.starts_from  # a second turn's: `config.conme.questioner`
   }
   configs = [answerers.get_config(row) for row in answerers.ROWS]
   named = {c.roles[role] for c in configs for role in ("answerer", "questioner")}
@@ -53,6 +55,23 @@ def test_every_stage_runs_and_a_stopped_build_goes_on(tmp_path):
   ]
   for a, b in zip(tables, tables[1:], strict=False):
     assert abs(a - b).max() > 0
+
+
+@pytest.mark.slow
+def test_the_second_turns_stage_runs_and_leaves_its_start_alone(tmp_path):
+  start = pathlib.Path(inference.checkpoint_folder(two_turns.BASE))
+  before = {p.name: p.read_bytes() for p in start.iterdir()}
+  shop = recipe.Workshop(tmp_path, recipe.SMOKE, "two_turns")
+  two_turns.build(shop)
+  made = tmp_path / "questioner" / "model.safetensors"
+  stamp = made.stat().st_mtime_ns
+  two_turns.build(shop)
+  assert made.stat().st_mtime_ns == stamp
+  report = card.measure(shop)
+  assert set(report["second_turn"]) == {"1", "2", "4"}
+  assert "| 2 | " in card.text({"two_turns": report})
+  assert {p.name: p.read_bytes() for p in start.iterdir()} == before
+  assert made.read_bytes() != before["model.safetensors"]
 
 
 @pytest.mark.slow
