@@ -140,10 +140,17 @@ def run(shell: Shell, argv: list[str]) -> int:
 
 
 def state(shell: Shell, number: str) -> str:
-  """What the job does; "GONE" when SLURM knows it no more."""
+  """What the job does; "GONE" when SLURM knows it no more.
+
+  A controller that is busy for a while is asked until it answers.
+  """
   wanted = ("--noheader", f"--jobs={number}", "--states=all", "--format=%T")
-  done = subprocess.run(["squeue", *wanted], capture_output=True, text=True)
-  return done.stdout.split()[0] if done.stdout.strip() else "GONE"
+  while True:
+    done = subprocess.run(["squeue", *wanted], capture_output=True, text=True)
+    if done.returncode == 0 or "Invalid job id" in done.stderr:
+      return done.stdout.split()[0] if done.stdout.strip() else "GONE"
+    shell.note(f"squeue: {done.stderr.strip()[-300:]}; asked again")
+    time.sleep(_POLL.value)
 
 
 def follow(shell: Shell, number: str, folder: pathlib.Path) -> int:

@@ -56,7 +56,7 @@ def wait_for(process, text, times=1):
     times -= text in line
     if not times:
       return
-  raise AssertionError(f"no {text!r} in {seen}")
+  raise AssertionError(f"no {text!r} in {seen}; {process.communicate(timeout=60)[1]}")
 
 
 class Cloud:

@@ -53,6 +53,9 @@ def sbatch(_, flags):
 
 
 def squeue(_, flags):
+  if "--jobs" in flags and (CLOUD / "busy").exists():
+    (CLOUD / "busy").unlink()
+    sys.exit("slurm_load_jobs error: Socket timed out on send/recv operation")
   for job in sorted(JOBS.iterdir()) if JOBS.exists() else ():
     if flags.get("--jobs", job.name) != job.name:
       continue

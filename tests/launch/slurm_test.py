@@ -40,6 +40,7 @@ def test_the_script_is_one_that_sbatch_takes(tmp_path):
 
 
 def test_a_job_runs_to_its_end(cluster):
+  (cluster.folder / "busy").touch()  # SLURM's controller, once: that is no end
   run = cluster.run("slurm", *COMMON, *cluster.what, "--sidecar_gpus=1")
   assert run.returncode == 0, run.stdout + run.stderr
   for worker in (0, 1):

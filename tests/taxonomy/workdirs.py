@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pandas as pd
 
+from fmd_jax.types import CRITERIA
 from fmd_jax.world import drawing, oracle, png, questions, scenes
 
 
@@ -34,7 +35,7 @@ def make(folder, *, images=4, per_image=6, methods=("zero_shot", "grpo"), seed=0
       bad = _row(method, step, image_id, per_image + 1, "Which?", scene, 1)
       rows.append(bad)
     table = pd.DataFrame(rows)
-    for column in ("valid", "correct"):
+    for column in ("valid", "correct", *CRITERIA):
       table[column] = table[column].astype("boolean")
     table.to_parquet(folder / "evaluations" / f"{method}.parquet")
   return folder
@@ -50,7 +51,8 @@ def _row(method, step, image_id, slot, text, scene, place):
     "method": method, "split": "train", "step": step, "image_id": image_id,
     "response_index": 0, "slot": slot, "question": text,
     "prefix": " ".join(text.lower().split()[:2]), "answer": "red", "status": "ok",
-    "valid": known.valid, "correct": place % 3 != 0, "rationale": "",
+    **dict.fromkeys(CRITERIA, known.valid), "valid": known.valid,
+    "correct": place % 3 != 0, "rationale": "",
     "truth": known.answer, "skills": list(known.skills) or None,
     "cells": list(known.cells) or None,
   }  # fmt: skip
