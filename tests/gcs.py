@@ -61,6 +61,23 @@ def copy(source: epath.Path, target: epath.Path) -> None:
 
 
 def serve(port: int) -> None:
+  from gcp_storage_emulator.exceptions import NotFound
+  from gcp_storage_emulator.handlers import objects
+
+  download = objects.download
+
+  def download_with_generation(request, response, storage, *args, **kwargs):
+    # It leaves out which version of an object it gives, without which tensorstore does
+    # not replace one: "Malformed StorageGeneration".
+    download(request, response, storage, *args, **kwargs)
+    with contextlib.suppress(NotFound):
+      found = storage.get_file_obj(
+        request.params["bucket_name"], request.params["object_id"]
+      )
+      response["x-goog-generation"] = found["generation"]
+
+  # Before the server puts it into its table.
+  objects.download = download_with_generation
   from gcp_storage_emulator import server
 
   post = server.RequestHandler.do_POST
