@@ -21,7 +21,12 @@ MESHES = ["8,1,1", "2,2,2", "1,4,2"]
 
 
 def environment(devices):
-  flags = f"--xla_force_host_platform_device_count={devices}"
+  # A collective whose threads do not meet in 40 s is the end of the process, and on a
+  # busy machine they may not.
+  flags = (
+    f"--xla_force_host_platform_device_count={devices} "
+    "--xla_cpu_collective_call_terminate_timeout_seconds=600"
+  )
   return {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
 
 

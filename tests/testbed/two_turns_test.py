@@ -90,7 +90,7 @@ def test_the_shipped_one_asks_a_second_turn_that_its_start_can_not():
     for spec in ("hf://testbed/questioner_two_turns", two_turns.BASE)
   )
   assert taught["n"] == base["n"] == 96
-  assert taught["first"] == base["first"] and base["first"]["unparsed"] == 0
+  assert taught["first"] == base["first"] and base["first"]["valid"] >= 0.75
   assert taught["unparsed"] <= 0.02 and taught["valid"] >= 0.75
   assert base["unparsed"] >= 0.5
 
