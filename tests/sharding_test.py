@@ -21,11 +21,11 @@ MESHES = ["8,1,1", "2,2,2", "1,4,2"]
 
 
 def environment(devices):
-  # A collective whose threads do not meet in 40 s is the end of the process, and on a
-  # busy machine they may not.
+  # A collective whose threads do not meet in time is the end of the process, and on a
+  # busy machine they may not within the 40 s that it is by default.
   flags = (
     f"--xla_force_host_platform_device_count={devices} "
-    "--xla_cpu_collective_call_terminate_timeout_seconds=600"
+    "--xla_cpu_collective_call_terminate_timeout_seconds=120"
   )
   return {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
 
@@ -57,9 +57,12 @@ def runs(tmp_path_factory):
     missing = [mesh for mesh in (ONE, *meshes) if mesh not in found]
     if missing:
       command = worker(folder, folder, *missing)
-      run = subprocess.run(
-        command, cwd=ROOT, env=environment(8), capture_output=True, text=True
-      )
+      for _ in range(2):  # once more when eight threads did not meet on two cores
+        run = subprocess.run(
+          command, cwd=ROOT, env=environment(8), capture_output=True, text=True
+        )
+        if "rendezvous.cc" not in run.stderr:
+          break
       assert run.returncode == 0, run.stderr[-3000:]
       for mesh in missing:
         found[mesh] = dict(np.load(folder / f"{mesh}.npz"))
