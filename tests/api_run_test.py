@@ -48,6 +48,7 @@ def photographs(tmp_path):
   return folder
 
 
+@pytest.mark.slow
 def test_zero_shot_by_api_alone(photographs, tmp_path, monkeypatch, caplog, capfd):
   # Wrong: a checkpoint is needed all the same; a call over the budget is paid for; the
   # second start pays again for what the first one got.

@@ -99,6 +99,7 @@ def test_photographs_end_to_end_with_scripted_and_remote_models(
   assert pathlib.Path(report.build(runs["remote"])).is_file()
 
 
+@pytest.mark.slow
 def test_a_run_waits_for_its_sidecar_says_so_and_goes_on(tmp_path, caplog):
   config = small_config()
   config.methods = ("grpo",)

@@ -28,6 +28,7 @@ def running_until(pattern, workdir, flags):
     process.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)  # on a machine that others use
 def test_a_run_that_is_killed_or_stopped_goes_on_exactly(played_run, tmp_path):
   # Wrong: a batch or a random number again, banks without the last step's failures,

@@ -41,6 +41,7 @@ def fit_config():
   return to_dict(tiny.config())
 
 
+@pytest.mark.slow
 def test_a_model_that_does_not_fit_is_exit_1_and_says_why(tmp_path):
   run = tpu_fit(tiny_config(tmp_path), *SMALL, "--hbm=0.0001")
   assert run.returncode == 1, run.stderr[-2000:]

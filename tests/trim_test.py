@@ -1,6 +1,7 @@
 """Completions cut to a bucket before the update: cheaper, and nothing else."""
 
 import numpy as np
+import pytest
 
 from fmd_jax import update
 from tests import update_test as shared
@@ -9,6 +10,7 @@ from tests.models import tiny
 B, G, T = shared.B, shared.G, shared.T
 
 
+@pytest.mark.slow
 def test_trimmed_completions_give_the_same_gradient():
   # Cut by one more, the longest response loses its end token; an array left out of
   # the cut has another shape, and the update refuses it.

@@ -45,6 +45,7 @@ def _equations(jaxpr):
       yield from _equations(inner)
 
 
+@pytest.mark.slow
 def test_another_loss_of_the_family():
   # DAPO over two groups of images, by log-probs of whole rows: tokens averaged within
   # each microbatch, the paper's loss, or a bound or KL that is not passed on.
@@ -125,6 +126,7 @@ def test_the_budget_reaches_the_update():
 _IN_FP32 = ("exp", "log", "rsqrt", "cos", "sin", "exp2", "expm1")
 
 
+@pytest.mark.slow
 def test_bfloat16_compute_over_fp32_masters():
   # Masters in bfloat16 lose updates of less than 2^-8 of a parameter; a softmax, norm
   # or rotation in bfloat16 is off by as much.

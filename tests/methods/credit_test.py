@@ -137,6 +137,7 @@ def test_records_hold_what_was_credited(judged, credit, expected):
   np.testing.assert_allclose(*zip(*known, strict=True), atol=2e-5)
 
 
+@pytest.mark.slow
 def test_a_run_with_credit_per_question(tmp_path, monkeypatch):
   """What the update got, token by token, against what the rows say; our reward."""
   batches, make_update_fn = [], training.make_update_fn

@@ -11,6 +11,7 @@ from tests.runs import played_config
 STEPS = 4
 
 
+@pytest.mark.slow
 def test_the_next_batch_is_asked_before_the_update(tmp_path, monkeypatch):
   batches, make = [], training.make_rescore_fn
 
